@@ -1,0 +1,1 @@
+"""Layers in pure Paddle: attention, pooling, normalisation, drop path, sizes."""

@@ -1,0 +1,70 @@
+"""Adaptive max pooling that is exact on any map, has a safe gradient and converts to ONNX with dynamic sizes.
+
+Paddle's own `adaptive_max_pool2d` writes out of bounds in its gradient when the map holds a NaN, and its ONNX
+conversion aborts on dynamic sizes or, where cells are uneven, is silently wrong. Cell i of n over a side of length L
+covers ⌊i·L/n⌋ to ⌈(i+1)·L/n⌉ - 1. A maximum over a rectangle is a maximum over rows of maxima over columns, so each
+side is pooled on its own: gather the positions of every cell, padded to equal length by repeating the cell's last
+position (which changes no maximum), and reduce.
+"""
+from __future__ import annotations
+
+import paddle
+
+from paddleseg_ext.layers.sizes import spatial_size
+
+__all__ = ['adaptive_max_pool2d']
+
+
+def adaptive_max_pool2d(x: paddle.Tensor, cells: int) -> paddle.Tensor:
+    """Maxima of a `cells` × `cells` grid over a map.
+
+    Args:
+        x: [N, C, H, W], any H, W ≥ 1; cells overlap where they do not divide the side, and repeat positions where the
+            map is smaller than the grid.
+        cells: n, cells along each side, at least 1.
+
+    Returns:
+        [N, C, n, n], equal to `paddle.nn.functional.adaptive_max_pool2d(x, n)`. Where positions tie, the first of
+        them gets the gradient, as with Paddle's.
+    """
+    if cells < 1:
+        raise ValueError(f'adaptive max pooling needs at least one cell a side, but cells is {cells}.')
+    height, width = spatial_size(x)
+    pool_side = _pick_side if paddle.in_dynamic_mode() else _reduce_side
+    x = pool_side(x, height, cells, axis=2)
+    return pool_side(x, width, cells, axis=3)
+
+
+def _cell_positions(length, cells: int):
+    """Positions of all cells, int64 [n, k], k the longest cell; `length` is an int or a traced scalar."""
+    index = paddle.arange(cells, dtype='int64').unsqueeze(1)
+    start = index * length // cells
+    last = ((index + 1) * length + (cells - 1)) // cells - 1
+    longest = (length + cells - 1) // cells + 1
+    return paddle.minimum(start + paddle.arange(longest, dtype='int64').unsqueeze(0), last)
+
+
+def _windows(x: paddle.Tensor, positions: paddle.Tensor, cells: int, axis: int) -> paddle.Tensor:
+    """[N, C, H, W] to [N, C, n, k, W] for axis 2, to [N, C, H, n, k] for axis 3."""
+    windows = paddle.gather(x, positions.reshape([-1]), axis=axis)
+    shape = [0, 0, cells, -1, spatial_size(x)[1]] if axis == 2 else [0, 0, 0, cells, -1]
+    return windows.reshape(shape)
+
+
+def _reduce_side(x: paddle.Tensor, length, cells: int, *, axis: int) -> paddle.Tensor:
+    """For a traced program: gather and reduce, operators that every runtime has."""
+    return _windows(x, _cell_positions(length, cells), cells, axis).max(axis=axis + 1)
+
+
+def _pick_side(x: paddle.Tensor, length: int, cells: int, *, axis: int) -> paddle.Tensor:
+    """For dygraph: find each cell's position without recording it, then pick it.
+
+    NOTE: not the reduction above, because the gradient of max goes to every repeated position of a cell, and that of
+    amax, which shares it, takes longer here than the block's attention.
+    """
+    positions = _cell_positions(length, cells)  # [n, k]
+    with paddle.no_grad():
+        best = _windows(x, positions, cells, axis).argmax(axis=axis + 1, keepdim=True)
+        by_cell = positions.reshape([1, 1, cells, -1, 1] if axis == 2 else [1, 1, 1, cells, -1])
+        where = paddle.take_along_axis(by_cell, best, axis=axis + 1).squeeze(axis + 1)
+    return paddle.take_along_axis(x, where, axis=axis, broadcast=False)

@@ -1,0 +1,1 @@
+"""Whole segmentors: one architecture, one file."""
