@@ -1,0 +1,1 @@
+"""Reading weights safely, loading them strictly, and saving training states atomically."""

@@ -1,0 +1,101 @@
+"""Loads a state dictionary into a model: all of it, or an error that says what does not fit."""
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import numpy as np
+from paddle import nn
+
+from paddleseg_ext.checkpoints.reading import read_arrays
+from paddleseg_ext.errors import UserError
+
+__all__ = ['FLOP_COUNTERS', 'fill', 'load_weights', 'weights_file']
+
+FILE_NAME = 'model.pdparams'
+# Buffers that paddle.flops leaves in the state dictionaries of the models it has counted.
+FLOP_COUNTERS = ('total_ops', 'total_params')
+SHOWN = 8
+
+log = logging.getLogger('paddleseg_ext')
+
+
+def weights_file(path: Path | str) -> Path:
+    """The `.pdparams` file that `path` names: the file itself, or the one in a checkpoint or run folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    for candidate in (path / FILE_NAME, path / 'best_model' / FILE_NAME):
+        if candidate.is_file():
+            return candidate
+    kind = 'has no ' + FILE_NAME if path.is_dir() else 'does not exist'
+    raise UserError(f'{path} {kind}; give a .pdparams file, a checkpoint folder (iter_N, best_model) or a run folder.')
+
+
+def load_weights(model: nn.Layer, path: Path | str) -> None:
+    """Fill every weight of `model` from a `.pdparams` file or a checkpoint folder.
+
+    Raises:
+        UserError: the file cannot be read, or a weight is missing, left over or of another shape.
+    """
+    file = weights_file(path)
+    fill(model, read_arrays(file), source=str(file))
+
+
+def fill(model: nn.Layer, arrays: Mapping[str, np.ndarray], *, source: str, may_start_fresh: Sequence[str] = (),
+         may_be_left: Sequence[str] = ()) -> None:
+    """Set the weights of `model` from `arrays`, and say in the log what started fresh or was left over.
+
+    Args:
+        source: what to call the arrays in messages.
+        may_start_fresh: patterns of names that may be missing in `arrays`, or there in another shape.
+        may_be_left: patterns of names in `arrays` that the model may lack.
+
+    Raises:
+        UserError: something else is missing, left over or of another shape. Nothing has been loaded then.
+    """
+    state = model.state_dict()
+    arrays = {name: array for name, array in arrays.items() if name.split('.')[-1] not in FLOP_COUNTERS}
+    wanted = [name for name in state if name.split('.')[-1] not in FLOP_COUNTERS]
+    missing = [name for name in wanted if name not in arrays]
+    extra = [name for name in arrays if name not in state]
+    shapes = [name for name in wanted if name in arrays and list(arrays[name].shape) != list(state[name].shape)]
+    fresh = _matching(missing + shapes, may_start_fresh)
+    left = _matching(extra, may_be_left)
+
+    faults = [('missing in it', [name for name in missing if name not in fresh]),
+              ('unknown to the model', [name for name in extra if name not in left]),
+              ('of another shape', [f'{name} {list(arrays[name].shape)} (model: {list(state[name].shape)})'
+                                    for name in shapes if name not in fresh])]
+    if any(names for _, names in faults):
+        raise UserError(_describe(source, type(model).__name__, faults, loaded=len(wanted) - len(missing + shapes),
+                                  total=len(wanted)))
+    used = [name for name in wanted if name not in fresh]
+    model.set_state_dict({name: arrays[name] for name in used})
+    log.info('%s: %d of %d weights loaded from %s%s%s', type(model).__name__, len(used), len(wanted), source,
+             _clause('; started fresh', fresh), _clause('; left over', left))
+
+
+def _matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def _clause(title: str, names: Sequence[str]) -> str:
+    return f'{title}: {_some(names)}' if names else ''
+
+
+def _some(names: Sequence[str]) -> str:
+    return ', '.join(names[:SHOWN]) + (f' and {len(names) - SHOWN} more' if len(names) > SHOWN else '')
+
+
+def _describe(source: str, model: str, faults, *, loaded: int, total: int) -> str:
+    lines = [f'{source} does not fit {model}: {loaded} of {total} weights match.']
+    lines += [f'  {len(names)} {title}: {_some(names)}' for title, names in faults if names]
+    lines.append('Give the weights that belong to this configuration, or the configuration that belongs to them.')
+    return '\n'.join(lines)
