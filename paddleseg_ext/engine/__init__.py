@@ -1,0 +1,1 @@
+"""Train, evaluate and predict: short functions over PaddleSeg's datasets, losses and transforms."""
