@@ -1,4 +1,6 @@
-"""Train PaddleSeg's own RTFormer class through our loop: `python -m benchmarks.train_reference --config … [train flags]`.
+"""Train PaddleSeg's own RTFormer class through our loop.
+
+    python -m benchmarks.train_reference --config … [flags of `paddleseg train` but --opts]
 
 The same configuration, seed, order, augmentation and loop as `paddleseg train`; only the class differs, so the two
 curves compare the models.

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Union
 
-__all__ = ['atomic_folder', 'atomic_path', 'atomic_write_bytes', 'atomic_write_text']
+__all__ = ['atomic_folder', 'atomic_path', 'atomic_write_bytes', 'atomic_write_text', 'finish_interrupted_writes']
 
 PathLike = Union[str, Path]
 
@@ -64,7 +64,8 @@ def atomic_write_text(path: PathLike, content: str) -> None:
 def atomic_folder(path: PathLike) -> Iterator[Path]:
     """Yield an empty temporary folder; when the block succeeds it takes the place of the folder `path`.
 
-    An old folder is moved aside first and removed last, so at every moment one complete copy exists.
+    An old folder is moved aside first and removed last, so at every moment one complete copy exists;
+    `finish_interrupted_writes` gives it its name back if the process was killed between the two moves.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -83,3 +84,15 @@ def atomic_folder(path: PathLike) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def finish_interrupted_writes(folder: PathLike) -> None:
+    """Put right what a process killed inside `atomic_folder` left in `folder`, where no other may be writing."""
+    for aside in Path(folder).glob('.*.old.*'):
+        target = aside.with_name(aside.name[1:].rsplit('.old.', 1)[0])
+        if target.exists():
+            shutil.rmtree(aside)
+        else:
+            os.replace(aside, target)
+    for temporary in Path(folder).glob('.*.new.*'):
+        shutil.rmtree(temporary)

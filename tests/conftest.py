@@ -1,14 +1,23 @@
 """Fixtures for all tests: a tiny embedded data set and a tiny configuration over it."""
 from __future__ import annotations
 
-import copy
+import logging
 
 import pytest
 import yaml
+from tiny_training import training_tree
 
 from paddleseg_ext.data.synth import write_scenes
 
-NORMALIZE = {'type': 'Normalize', 'mean': [0.485, 0.456, 0.406], 'std': [0.229, 0.224, 0.225]}
+
+@pytest.fixture(autouse=True)
+def log_as_before():
+    """Undo what running the command in this process does to the log, so that caplog sees it again."""
+    log = logging.getLogger('paddleseg_ext')
+    handlers, propagate, level = list(log.handlers), log.propagate, log.level
+    yield
+    log.handlers[:], log.propagate = handlers, propagate
+    log.setLevel(level)
 
 
 @pytest.fixture(scope='session')
@@ -22,22 +31,7 @@ def scenes(tmp_path_factory):
 @pytest.fixture
 def tiny_tree(scenes):
     """A small valid configuration as a dictionary: RTFormer with 8 base channels, batch 2, 4 iterations."""
-    dataset = {'type': 'SyntheticScenes', 'dataset_root': str(scenes)}
-    return copy.deepcopy({
-        'batch_size': 2,
-        'iters': 4,
-        'train_dataset': {**dataset, 'mode': 'train', 'transforms': [
-            {'type': 'RandomPaddingCrop', 'crop_size': [64, 64]},
-            {'type': 'RandomHorizontalFlip'},
-            {'type': 'RandomDistort'},
-            NORMALIZE]},
-        'val_dataset': {**dataset, 'mode': 'val', 'transforms': [NORMALIZE]},
-        'optimizer': {'type': 'AdamW', 'weight_decay': 0.01},
-        'lr_scheduler': {'type': 'PolynomialDecay', 'learning_rate': 0.001, 'end_lr': 0., 'power': 0.9},
-        'loss': {'types': [{'type': 'CrossEntropyLoss'}], 'coef': [1, 0.4]},
-        'model': {'type': 'RTFormer', 'num_classes': 9, 'base_channels': 8, 'head_channels': 8, 'spp_channels': 8,
-                  'cross_size': 4, 'lr_mult': 1.},
-    })
+    return training_tree(scenes)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from paddleseg_ext.errors import UserError
 
-__all__ = ['read_arrays']
+__all__ = ['read_arrays', 'read_parameter_names']
 
 ADMITTED = {
     ('numpy', 'ndarray'),
@@ -38,7 +38,21 @@ def read_arrays(path: Path | str) -> dict:
     Raises:
         UserError: the file is absent, empty, truncated, no pickle, no dictionary, or asks for code to be loaded.
     """
-    path = Path(path)
+    content = _read(Path(path))
+    content.pop(NAME_TABLE, None)
+    return content
+
+
+def read_parameter_names(path: Path | str) -> dict[str, str]:
+    """From Paddle's own name of each parameter (`conv2d_0.w_0`) to its name in the model; empty where not noted.
+
+    Raises:
+        UserError: as `read_arrays`.
+    """
+    return {own: name for name, own in _read(Path(path)).get(NAME_TABLE, {}).items()}
+
+
+def _read(path: Path) -> dict:
     if not path.is_file():
         raise UserError(f'weights file {path} does not exist.')
     try:
@@ -47,11 +61,10 @@ def read_arrays(path: Path | str) -> dict:
     except pickle.UnpicklingError as error:
         raise UserError(f'{path} was refused: {error}. Only arrays and plain containers are read from a weights file, '
                         'because anything else could run code; save it again as a plain state dictionary.') from error
-    except (EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError, UnicodeDecodeError,
-            MemoryError) as error:
+    except (EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError, OverflowError, MemoryError,
+            ImportError) as error:
         raise UserError(f'{path} ({path.stat().st_size} bytes) is empty, cut short or no Paddle weights file: '
                         f'{error or type(error).__name__}; copy or download it again.') from error
     if not isinstance(content, dict):
         raise UserError(f'{path} holds a {type(content).__name__}, but weights are a dictionary of arrays.')
-    content.pop(NAME_TABLE, None)
     return content

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
+import paddle
 from paddle import nn
 
 from paddleseg_ext.checkpoints.reading import read_arrays
@@ -57,29 +58,45 @@ def fill(model: nn.Layer, arrays: Mapping[str, np.ndarray], *, source: str, may_
         may_start_fresh: patterns of names that may be missing in `arrays`, or there in another shape.
         may_be_left: patterns of names in `arrays` that the model may lack.
 
+    Floating-point arrays of another precision are converted.
+
     Raises:
-        UserError: something else is missing, left over or of another shape. Nothing has been loaded then.
+        UserError: something else is missing, left over, of another shape, or no array of numbers as the model has.
+            Nothing has been loaded then.
     """
     state = model.state_dict()
-    arrays = {name: array for name, array in arrays.items() if name.split('.')[-1] not in FLOP_COUNTERS}
+    arrays = {str(name): array for name, array in arrays.items() if str(name).split('.')[-1] not in FLOP_COUNTERS}
     wanted = [name for name in state if name.split('.')[-1] not in FLOP_COUNTERS]
     missing = [name for name in wanted if name not in arrays]
     extra = [name for name in arrays if name not in state]
-    shapes = [name for name in wanted if name in arrays and list(arrays[name].shape) != list(state[name].shape)]
+    types = [name for name in wanted if name in arrays and not _same_kind(arrays[name], state[name])]
+    shapes = [name for name in wanted if name in arrays and name not in types
+              and list(arrays[name].shape) != list(state[name].shape)]
     fresh = _matching(missing + shapes, may_start_fresh)
     left = _matching(extra, may_be_left)
 
     faults = [('missing in it', [name for name in missing if name not in fresh]),
               ('unknown to the model', [name for name in extra if name not in left]),
               ('of another shape', [f'{name} {list(arrays[name].shape)} (model: {list(state[name].shape)})'
-                                    for name in shapes if name not in fresh])]
+                                    for name in shapes if name not in fresh]),
+              ('of another type', [f'{name} ({_type_of(arrays[name])})' for name in types])]
     if any(names for _, names in faults):
-        raise UserError(_describe(source, type(model).__name__, faults, loaded=len(wanted) - len(missing + shapes),
-                                  total=len(wanted)))
+        fitting = len(wanted) - len(missing + shapes + types)
+        raise UserError(_describe(source, type(model).__name__, faults, loaded=fitting, total=len(wanted)))
     used = [name for name in wanted if name not in fresh]
-    model.set_state_dict({name: arrays[name] for name in used})
+    # NOTE: what starts fresh is set to itself, because set_state_dict warns about every name it is not given.
+    model.set_state_dict({**state, **{name: paddle.to_tensor(arrays[name], dtype=state[name].dtype) for name in used}})
     log.info('%s: %d of %d weights loaded from %s%s%s', type(model).__name__, len(used), len(wanted), source,
              _clause('; started fresh', fresh), _clause('; left over', left))
+
+
+def _same_kind(value: object, tensor: paddle.Tensor) -> bool:
+    """Whether `value` is an array of real numbers for a tensor of such, or of whole numbers for one of those."""
+    return isinstance(value, np.ndarray) and value.dtype.kind in ('f' if tensor.is_floating_point() else 'iub')
+
+
+def _type_of(value: object) -> str:
+    return f'array of {value.dtype}' if isinstance(value, np.ndarray) else type(value).__name__
 
 
 def _matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:

@@ -8,6 +8,7 @@ import argparse
 import importlib
 import logging
 import sys
+import warnings
 from collections.abc import Sequence
 
 from paddleseg_ext import __version__
@@ -18,12 +19,16 @@ __all__ = ['main']
 VERBS = ('train', 'val', 'predict', 'export', 'infer', 'config', 'models', 'data', 'doctor')
 NEEDS_NO_PADDLE = ('doctor',)
 INTERRUPTED = 130
+# Starts of Paddle's warnings that say nothing to whoever runs the command.
+PADDLE_CHATTER = ('No ccache found', r'\s*Non compatible API', 'When training, we now always track global mean')
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 for success, 1 for a failure, 2 for bad usage, 130 when interrupted."""
     args = _parser().parse_args(arguments)
     _start_log()
+    for start in PADDLE_CHATTER:
+        warnings.filterwarnings('ignore', message=start)
     try:
         if args.verb not in NEEDS_NO_PADDLE:
             from paddleseg_ext import environment
@@ -49,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     for name in VERBS:
         module = importlib.import_module(f'paddleseg_ext.cli.{name}')
         verb = verbs.add_parser(name, help=module.SUMMARY, description=module.SUMMARY,
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+                                formatter_class=_HelpFormatter)
         module.add_arguments(verb)
         verb.set_defaults(run=module.run)
     return parser
@@ -59,7 +64,33 @@ def _start_log() -> None:
     log = logging.getLogger('paddleseg_ext')
     log.setLevel(logging.INFO)
     if not log.handlers:
-        handler = logging.StreamHandler()
+        handler = _StandardErrorHandler()
         handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', datefmt='%H:%M:%S'))
         log.addHandler(handler)
         log.propagate = False
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults of flags that have one."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, [], False) else super()._get_help_string(action)
+
+
+class _StandardErrorHandler(logging.StreamHandler):
+    """Writes to whatever `sys.stderr` is at the time, so that a program that replaces it sees the log."""
+
+    def emit(self, record) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+class _StandardError(logging.StreamHandler):
+    """Writes to what sys.stderr is at the time, where StreamHandler keeps what it was at the start."""
+
+    def __init__(self):
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self):
+        return sys.stderr

@@ -17,7 +17,7 @@ from PIL import Image
 
 from paddleseg_ext.errors import UserError
 
-__all__ = ['Sample', 'grouped', 'read_samples', 'sample_name']
+__all__ = ['Sample', 'grouped', 'read_samples', 'sample_name', 'unreadable_reason']
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _read(dataset: Any, index: int) -> Sample:
     try:
         item = dataset[index]
     except Exception as error:
-        reason = _unreadable(dataset, index)
+        reason = unreadable_reason(dataset, index)
         if reason is None:
             raise
         raise UserError(reason) from error
@@ -147,7 +147,7 @@ def _label_name(dataset: Any, index: int) -> str:
     return str(entry[1]) if isinstance(entry, (list, tuple)) and len(entry) > 1 else sample_name(dataset, index)
 
 
-def _unreadable(dataset: Any, index: int) -> str | None:
+def unreadable_reason(dataset: Any, index: int) -> str | None:
     """Why a sample could not be read, when it is the fault of a file."""
     files = getattr(dataset, 'file_list', None)
     entry = files[index] if files else ()

@@ -6,17 +6,22 @@ sees exactly what an uninterrupted one sees.
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Iterator
 
 import numpy as np
 import paddle
 
+from paddleseg_ext.engine.samples import unreadable_reason
 from paddleseg_ext.errors import UserError
 
 __all__ = ['SeededDataset', 'ShuffledBatches', 'batches', 'collate']
 
 # What PaddleSeg's items carry besides arrays, of no use to a training step.
 BOOKKEEPING = ('trans_info', 'gt_fields')
+MISTAKE = 'mistake'
+# How long a worker may take to end.
+WORKER_SECONDS = 10
 
 
 class ShuffledBatches:
@@ -30,15 +35,16 @@ class ShuffledBatches:
         rank, ranks: this process, and how many there are.
 
     Raises:
-        UserError: the data set is smaller than one batch over all ranks.
+        UserError: the data set is empty or smaller than one batch over all ranks.
     """
 
     def __init__(self, samples: int, *, batch_size: int, start: int, stop: int, seed: int, rank: int = 0,
                  ranks: int = 1):
         self.per_epoch = samples // (batch_size * ranks)
         if self.per_epoch == 0:
+            remedy = f'lower batch_size to at most {samples // ranks}, or' if samples >= ranks else 'please'
             raise UserError(f'the training set has {samples} samples, fewer than one batch of {batch_size} on '
-                            f'{ranks} device(s); lower batch_size to at most {samples // ranks} or add images.')
+                            f'{ranks} device{"s" * (ranks > 1)}; {remedy} add images.')
         self.samples, self.batch_size, self.start, self.stop = samples, batch_size, start, stop
         self.seed, self.rank, self.ranks = seed, rank, ranks
 
@@ -59,12 +65,15 @@ class SeededDataset(paddle.io.Dataset):
     """A data set indexed by (sample, epoch) that seeds the augmentation of each item on its own.
 
     Raises:
-        UserError: an item cannot be read or transformed; the text names its file.
+        UserError: an item cannot be read or transformed, or its label has ids that are neither a class nor ignored,
+            which Paddle's losses would read out of bounds; the text names the files.
     """
 
     def __init__(self, dataset: paddle.io.Dataset, seed: int):
         super().__init__()
         self.dataset, self.seed = dataset, seed
+        self.classes = getattr(dataset, 'num_classes', None)
+        self.ignored = getattr(dataset, 'ignore_index', None)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -76,36 +85,75 @@ class SeededDataset(paddle.io.Dataset):
         np.random.seed(words[1])
         try:
             item = self.dataset[index]
-        except Exception as error:  # whatever a transform or a decoder raises, the file's name is what helps
-            raise UserError(f'training sample {index} ({self._name(index)}) cannot be read: '
-                            f'{type(error).__name__}: {error}; `paddleseg data check` lists every such file.') from error
+        except UserError as error:
+            raise UserError(f'training sample {index}: {error}') from error
+        except Exception as error:  # whatever a decoder or a transform raises, the file's name is what helps
+            reason = unreadable_reason(self.dataset, index) or (
+                f'{self._files(index)} cannot be prepared for training, {type(error).__name__}: {error}; check the '
+                'training transforms, and the files with `paddleseg data check`.')
+            raise UserError(f'training sample {index}: {reason}') from error
+        self._check_label(item.get('label'), index)
         return {name: value for name, value in item.items() if name not in BOOKKEEPING}
 
-    def _name(self, index: int) -> str:
+    def _files(self, index: int) -> str:
         files = getattr(self.dataset, 'file_list', None)
-        return ', '.join(str(file) for file in files[index]) if files else type(self.dataset).__name__
+        return ' and '.join(str(file) for file in files[index]) if files else type(self.dataset).__name__
+
+    def _check_label(self, label, index: int) -> None:
+        if self.classes is None or not isinstance(label, np.ndarray) or label.dtype.kind not in 'iu':
+            return
+        outside = (label >= self.classes) if label.dtype.kind == 'u' else (label >= self.classes) | (label < 0)
+        outside &= label != self.ignored
+        if outside.any():
+            ids = ', '.join(map(str, np.unique(label[outside])[:8].tolist()))
+            raise UserError(f'training sample {index}: {self._files(index)}: label ids that are no class: {ids}; ids '
+                            f'go from 0 to {self.classes - 1}, and {self.ignored} is ignored. Correct num_classes, '
+                            'ignore_index, the padding value of labels in the transforms, or the label; '
+                            '`paddleseg data check` lists every such file.')
 
 
 def collate(items: list[dict]) -> dict[str, np.ndarray]:
     """Stack items into a batch.
 
     Raises:
-        UserError: their images differ in size.
+        UserError: their images, or their labels, differ in size.
     """
     shapes = {item['img'].shape for item in items}
     if len(shapes) > 1:
         raise UserError(f'the images of one batch differ in shape (channels, height, width): {sorted(shapes)}; add '
                         'RandomPaddingCrop or Resize to the training transforms, or set batch_size to 1.')
+    for name, first in items[0].items():
+        shapes = {np.shape(item[name]) for item in items} if isinstance(first, np.ndarray) else ()
+        if len(shapes) > 1:
+            raise UserError(f'the arrays called {name!r} in one batch differ in shape: {sorted(shapes)}, although '
+                            'their images do not; run `paddleseg data check` to see which do not fit their image.')
     return paddle.io.dataloader.collate.default_collate_fn(items)
 
 
 def batches(dataset: SeededDataset, order: ShuffledBatches, *, num_workers: int) -> Iterator[dict]:
-    """Batches of tensors in the given order, read by `num_workers` processes or, with 0, by this one."""
-    if num_workers > 0:
-        return iter(paddle.io.DataLoader(dataset, batch_sampler=order, collate_fn=collate, num_workers=num_workers,
-                                         return_list=True))
-    # NOTE: Paddle's loader without workers is a thread that waits for ever when an item raises; a plain loop does not.
-    return (_to_tensors(collate([dataset[key] for key in keys])) for keys in order)
+    """Batches of tensors in the given order, read by `num_workers` processes or, with 0, by this one.
+
+    A generator; closing it ends the processes.
+
+    Raises:
+        UserError: as SeededDataset and `collate`.
+    """
+    if num_workers == 0:
+        # NOTE: Paddle's loader without workers is a thread that waits for ever when an item raises; a loop does not.
+        for keys in order:
+            yield _to_tensors(collate([dataset[key] for key in keys]))
+        return
+    loader = iter(paddle.io.DataLoader(_Excused(dataset), batch_sampler=order, collate_fn=_collate_excused,
+                                       num_workers=num_workers, return_list=True, worker_init_fn=_forget_signals))
+    try:
+        for batch in loader:
+            if MISTAKE in batch:
+                raise UserError(batch[MISTAKE])
+            yield batch
+    finally:
+        # NOTE: a private method, because by itself Paddle ends its workers only after the last batch; left to the end
+        # of the program, their deaths raise SystemError.
+        loader._try_shutdown_all(WORKER_SECONDS)
 
 
 def _to_tensors(value):
@@ -114,3 +162,37 @@ def _to_tensors(value):
     if isinstance(value, (list, tuple)):
         return [_to_tensors(entry) for entry in value]
     return paddle.to_tensor(value) if isinstance(value, np.ndarray) else value
+
+
+class _Excused(paddle.io.Dataset):
+    """The data set as workers see it: a UserError becomes an item, because Paddle would wrap it in its traceback."""
+
+    def __init__(self, dataset: SeededDataset):
+        super().__init__()
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        try:
+            return self.dataset[key]
+        except UserError as error:
+            return {MISTAKE: str(error)}
+
+
+def _collate_excused(items: list[dict]) -> dict:
+    mistake = next((item[MISTAKE] for item in items if MISTAKE in item), None)
+    if mistake is None:
+        try:
+            return collate(items)
+        except UserError as error:
+            mistake = str(error)
+    # NOTE: with an array beside the text, because Paddle passes only batches on that have one.
+    return {MISTAKE: mistake, 'img': np.zeros(1, 'float32')}
+
+
+def _forget_signals(_worker: int) -> None:
+    # NOTE: a worker inherits our handlers, but Ctrl-C is for the parent to answer, and SIGTERM must end a worker.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -8,8 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-import signal
-import threading
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,8 @@ import paddle
 from paddleseg_ext.checkpoints import training_state
 from paddleseg_ext.engine.average import MovingAverage
 from paddleseg_ext.engine.evaluate import evaluate
+from paddleseg_ext.engine.interruption import Interrupted, StopRequest
+from paddleseg_ext.engine.loss_window import LossWindow, require_finite_weights
 from paddleseg_ext.engine.losses import compute_losses
 from paddleseg_ext.engine.options import TestOptions
 from paddleseg_ext.engine.recording import Recorder
@@ -28,11 +29,8 @@ from paddleseg_ext.errors import UserError
 __all__ = ['Interrupted', 'TrainOptions', 'train']
 
 DTYPES = {'fp16': 'float16', 'bf16': 'bfloat16'}
+LEVELS = ('O1', 'O2')
 log = logging.getLogger('paddleseg_ext')
-
-
-class Interrupted(KeyboardInterrupt):
-    """The training was asked to stop and has saved a checkpoint; the text names it."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,8 @@ class TrainOptions:
     """How to train what a YAML describes; names as the flags of `paddleseg train`.
 
     `batch_size` images a step on each device come from the YAML, as do the iterations. `resume_model` is what
-    `checkpoints.training_state.find_checkpoint` takes. `seed` None draws one and notes it. `ema_decay` counts with
-    `use_ema` only. `val_batch_size` images of equal size are validated at once.
+    `checkpoints.training_state.find_checkpoint` takes. `seed` None takes the YAML's, or draws one. `ema_decay` counts
+    with `use_ema` only. `val_batch_size` images of equal size are validated at once.
     """
     save_dir: Path = Path('output')
     do_eval: bool = False
@@ -59,16 +57,24 @@ class TrainOptions:
     seed: int | None = None
 
     def __post_init__(self):
+        object.__setattr__(self, 'save_dir', Path(self.save_dir))
         for name in ('save_interval', 'keep_checkpoint_max', 'log_iters', 'val_batch_size'):
             if getattr(self, name) < 1:
                 raise UserError(f'{name} must be at least 1, but is {getattr(self, name)}.')
-        if self.num_workers < 0:
-            raise UserError(f'num_workers must be 0 or more, but is {self.num_workers}.')
+        for name in ('num_workers', 'seed'):
+            if (getattr(self, name) or 0) < 0:
+                raise UserError(f'{name} must be 0 or more, but is {getattr(self, name)}.')
+        if not 0. <= self.ema_decay < 1.:
+            raise UserError(f'ema_decay must lie in [0, 1), but is {self.ema_decay}.')
         if self.precision not in ('fp32', *DTYPES):
             raise UserError(f'precision {self.precision!r} is unknown; choose fp32, fp16 or bf16.')
+        if self.amp_level not in LEVELS:
+            raise UserError(f'amp_level {self.amp_level!r} is unknown; choose one of {", ".join(LEVELS)}.')
+        if self.save_dir.exists() and not self.save_dir.is_dir():
+            raise UserError(f'save_dir {self.save_dir} is a file; choose a folder.')
 
 
-def train(builder, options: TrainOptions = TrainOptions()) -> training_state.Progress:
+def train(builder, options: TrainOptions) -> training_state.Progress:
     """Train, evaluate and save as the options say; returns how far it came.
 
     Args:
@@ -79,10 +85,11 @@ def train(builder, options: TrainOptions = TrainOptions()) -> training_state.Pro
         Interrupted: SIGINT or SIGTERM arrived; a checkpoint of the last whole step was saved first.
     """
     trainer = _Trainer(builder, options)
-    try:
-        trainer.run()
-    finally:
-        trainer.recorder.close()
+    with trainer.stopping:
+        try:
+            trainer.run()
+        finally:
+            trainer.recorder.close()
     return trainer.progress
 
 
@@ -97,7 +104,13 @@ class _Trainer:
         self._build()
         if checkpoint is not None:
             self._restore(checkpoint)
-        self.stopping = _StopRequest()
+        self.order = ShuffledBatches(len(self.dataset), batch_size=builder.config.batch_size,
+                                     start=self.progress.iteration, stop=self.iterations, seed=self.progress.seed,
+                                     rank=self.rank, ranks=self.ranks)
+        self.stopping = StopRequest()
+        self.window = LossWindow(scaled=self.scaler is not None)
+        if self.rank == 0:
+            training_state.claim(options.save_dir, checkpoint, self.progress)
         self.recorder = Recorder(options.save_dir, start=self.progress.iteration, stop=self.iterations,
                                  batch_size=builder.config.batch_size * self.ranks, active=self.rank == 0,
                                  use_vdl=options.use_vdl)
@@ -112,8 +125,9 @@ class _Trainer:
         return None
 
     def _seed(self) -> int:
-        if self.options.seed is not None:
-            return self.options.seed
+        seed = self.options.seed if self.options.seed is not None else self.builder.config.dic.get('seed')
+        if seed is not None:
+            return seed
         if self.ranks == 1:
             return random.SystemRandom().randrange(2**31)
         shared = paddle.to_tensor([random.SystemRandom().randrange(2**31)])
@@ -151,14 +165,17 @@ class _Trainer:
         """Set `network`, what a step calls: the model, traced or with gradients summed over ranks if asked for."""
         self.network = self.model
         if self.builder.config.to_static_training:
-            self.network = paddle.jit.to_static(self.model)
+            # NOTE: wrapped, because to_static replaces the forward of what it gets, and validation needs the model's.
+            self.network = paddle.jit.to_static(paddle.nn.Sequential(self.model), full_graph=True)
         if self.ranks > 1:
             self.network = paddle.DataParallel(self.network)
 
     def _restore(self, checkpoint: Path) -> None:
-        average = self.average.model if self.average else None
+        fresh_seed, average = self.progress.seed, self.average.model if self.average else None
         self.progress = training_state.restore(checkpoint, self.model, self.optimizer, average=average,
                                                scaler=self.scaler)
+        if self.progress.seed is None:
+            self.progress.seed = fresh_seed
         if self.options.seed is not None and self.options.seed != self.progress.seed:
             log.warning('--seed %d is ignored: the training to resume runs with seed %d.', self.options.seed,
                         self.progress.seed)
@@ -169,17 +186,21 @@ class _Trainer:
 
     def run(self) -> None:
         first = self.progress.iteration
-        self._evaluate_if_due()
-        order = ShuffledBatches(len(self.dataset), batch_size=self.builder.config.batch_size, start=first,
-                                stop=self.iterations, seed=self.progress.seed, rank=self.rank, ranks=self.ranks)
         data = SeededDataset(self.dataset, self.progress.seed)
-        self.window = _LossWindow(self.scaler is not None)
-        with self.stopping:
-            for batch in batches(data, order, num_workers=self.options.num_workers):
+        if first:
+            self._catch_up()
+        with contextlib.closing(batches(data, self.order, num_workers=self.options.num_workers)) as stream:
+            for batch in stream:
                 self._step(batch)
                 self._after_step()
         if self.progress.iteration == first:
             log.info('nothing to do: the training already stands at iteration %d', first)
+
+    def _catch_up(self) -> None:
+        """Do the validation that an interruption prevented."""
+        if self._must_evaluate():
+            self._evaluate()
+            self._save(f'iter_{self.progress.iteration}')
 
     def _step(self, batch: dict) -> None:
         iteration = self.progress.iteration
@@ -212,136 +233,79 @@ class _Trainer:
             self.scaler.step(self.optimizer)
             self.scaler.update()
         self.optimizer.clear_grad()
+        self.learning_rate = self.optimizer.get_lr()
         schedule = self.builder.lr_scheduler
         if isinstance(schedule, paddle.optimizer.lr.ReduceOnPlateau):
-            schedule.step(loss)
+            schedule.step(self._mean_over_ranks(loss))
         else:
             schedule.step()
+
+    def _mean_over_ranks(self, loss: paddle.Tensor) -> float:
+        loss = loss.detach().astype('float32')
+        if self.ranks > 1:
+            paddle.distributed.all_reduce(loss)
+        return float(loss) / self.ranks
 
     def _after_step(self) -> None:
         iteration, options = self.progress.iteration, self.options
         self.recorder.step()
         last = iteration == self.iterations
-        if iteration % options.log_iters == 0 or last:
-            self.recorder.losses(iteration, self.window.read(), self.optimizer.get_lr())
-        if iteration % options.save_interval == 0 or last:
+        reads = iteration % options.log_iters == 0 or last
+        if reads:
+            self.recorder.losses(iteration, self.window.read(), self.learning_rate)
+        stop = self._stop_asked(reads)
+        if stop or last or iteration % options.save_interval == 0:
             self.window.check()
-            self._evaluate_if_due()
-            self._save(options.save_dir / f'iter_{iteration}')
-        elif self.stopping.asked:
-            self.window.check()
-            self._save(options.save_dir / f'iter_{iteration}')
-        if self.stopping.asked and not last:
-            raise Interrupted(f'stopped at iteration {iteration}; continue with --resume_model auto '
-                              f'--save_dir {options.save_dir}')
+            require_finite_weights(self.model, iteration)
+            if not stop and self._must_evaluate():
+                self._evaluate()
+            self._save(f'iter_{iteration}')
+            self.recorder.restart_clock()
+        if stop:
+            raise Interrupted(self._farewell())
 
-    def _evaluate_if_due(self) -> None:
+    def _stop_asked(self, reads: bool) -> bool:
+        """Whether to stop after this step; all ranks get the same answer, where needed only in steps that read."""
+        if self.ranks == 1:
+            return self.stopping.asked
+        if not reads and paddle.get_device() != 'cpu':
+            return False
+        asked = paddle.to_tensor([int(self.stopping.asked)])
+        paddle.distributed.all_reduce(asked, op=paddle.distributed.ReduceOp.MAX)
+        return bool(asked)
+
+    def _farewell(self) -> str:
+        return (f'stopped at iteration {self.progress.iteration}; continue with --resume_model auto '
+                f'--save_dir {self.options.save_dir}')
+
+    def _must_evaluate(self) -> bool:
         iteration = self.progress.iteration
-        due = iteration and (iteration % self.options.save_interval == 0 or iteration == self.iterations)
-        if self.val_dataset is None or not due or self.progress.evaluated_iteration == iteration:
-            return
-        tested = self.average.model if self.average else self.model
+        due = iteration % self.options.save_interval == 0 or iteration == self.iterations
+        return self.val_dataset is not None and due and self.progress.evaluated_iteration != iteration
+
+    def _evaluate(self) -> None:
+        progress, tested = self.progress, self.average.model if self.average else self.model
         options = TestOptions.from_config(self.builder.config.test_config, precision=self.options.precision)
-        with self.stopping.by_exception(self._save_unevaluated):
-            result = evaluate(tested, self.val_dataset, options, batch_size=self.options.val_batch_size,
-                              num_workers=self.options.num_workers, progress=self.rank == 0)
-        self.progress.evaluated_iteration = iteration
-        best = result.miou > self.progress.best_score
-        if best:
-            self.progress.best_score, self.progress.best_iteration = result.miou, iteration
-            self._save(self.options.save_dir / 'best_model')
-        self.recorder.scores(iteration, {'miou': result.miou, 'accuracy': result.accuracy, 'kappa': result.kappa,
-                                         'mdice': result.mdice}, best=best)
-        self.recorder.restart_clock()
-
-    def _save_unevaluated(self) -> None:
-        self._save(self.options.save_dir / f'iter_{self.progress.iteration}')
-
-    def _save(self, folder: Path) -> None:
-        if self.rank == 0:
-            average = self.average.model if self.average else None
-            training_state.save(folder, self.model, self.optimizer, self.progress, average=average,
-                                scaler=self.scaler)
-            training_state.tidy(self.options.save_dir, self.options.keep_checkpoint_max)
-
-
-class _LossWindow:
-    """Sums the losses since the last reading on the device, and stops the training when they are not finite.
-
-    On the CPU every loss is looked at as it comes, before its gradient is computed; on a GPU, where that would stall
-    the stream, at every reading and before every save. A loss scaler is allowed single bad steps, which it skips.
-    """
-
-    def __init__(self, scaled: bool):
-        self.scaled = scaled
-        self.at_once = paddle.get_device() == 'cpu'
-        self._empty()
-
-    def _empty(self) -> None:
-        self.total, self.bad, self.steps, self.last = None, 0, 0, 0
-
-    def add(self, loss: paddle.Tensor, terms: list[paddle.Tensor], iteration: int) -> None:
-        values = paddle.stack([part.detach().astype('float32').reshape([]) for part in (loss, *terms)])
-        finite = paddle.isfinite(values[0])
-        self.bad = self.bad + (1 - finite.astype('int32'))
-        self.total = values if self.total is None else self.total + values
-        self.steps, self.last = self.steps + 1, iteration
-        if self.at_once:
-            self.check()
-
-    def check(self) -> None:
-        """Raise UserError if the losses are not finite."""
-        bad = int(self.bad)
-        if bad > (self.steps - 1 if self.scaled else 0):
-            raise UserError(f'the loss is not finite (NaN or infinite) at iteration {self.last}; nothing after the last '
-                            'checkpoint was saved. Lower the learning rate, lengthen the warm-up, clip gradients '
-                            '(optimizer.grad_clip_cfg) or check the data with `paddleseg data check`.')
-
-    def read(self) -> list[float]:
-        """Mean losses since the last reading: the sum, then each term. Raises UserError if they are not finite."""
-        self.check()
-        means = (self.total / self.steps).tolist()
-        self._empty()
-        return means
-
-
-class _StopRequest:
-    """Turns SIGINT and SIGTERM into a wish that is granted between two steps; a second signal stops at once."""
-
-    def __init__(self):
-        self.asked = False
-        self.on_signal = None
-
-    def __enter__(self):
-        if threading.current_thread() is threading.main_thread():
-            self.previous = {number: signal.signal(number, self._receive)
-                             for number in (signal.SIGINT, signal.SIGTERM)}
-        else:
-            self.previous = {}
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-    def _receive(self, number, _frame):
-        if self.asked or self.on_signal:
-            raise KeyboardInterrupt
-        self.asked = True
-        log.warning('%s: finishing this step and saving a checkpoint; once more to stop at once.',
-                    signal.Signals(number).name)
-
-    @contextlib.contextmanager
-    def by_exception(self, save):
-        """Within the block a signal interrupts at once, after `save`, because the block is long and changes nothing."""
-        self.on_signal = save
         try:
-            yield
+            with self.stopping.breaking():
+                result = evaluate(tested, self.val_dataset, options, batch_size=self.options.val_batch_size,
+                                  num_workers=self.options.num_workers, progress=sys.stderr.isatty())
         except KeyboardInterrupt as error:
-            save()
-            raise Interrupted('stopped during validation; continue with --resume_model auto') from error
-        finally:
-            self.on_signal = None
+            self._save(f'iter_{progress.iteration}')
+            raise Interrupted(self._farewell()) from error
+        progress.evaluated_iteration = progress.iteration
+        best = result.miou > progress.best_score
+        if best:
+            progress.best_score, progress.best_iteration = result.miou, progress.iteration
+            self._save(training_state.BEST)
+        scores = {name: getattr(result, name) for name in ('miou', 'accuracy', 'kappa', 'mdice')}
+        self.recorder.scores(progress.iteration, scores, best=best)
+
+    def _save(self, name: str) -> None:
+        if self.rank == 0:
+            training_state.save(self.options.save_dir / name, self.model, self.optimizer, self.progress,
+                                average=self.average.model if self.average else None, scaler=self.scaler)
+            training_state.tidy(self.options.save_dir, self.options.keep_checkpoint_max)
 
 
 def _start_ranks() -> tuple[int, int]:

@@ -25,14 +25,15 @@ def adaptive_max_pool2d(x: paddle.Tensor, cells: int) -> paddle.Tensor:
 
     Returns:
         [N, C, n, n], equal to `paddle.nn.functional.adaptive_max_pool2d(x, n)`. Where positions tie, the first of
-        them gets the gradient, as with Paddle's.
+        them in reading order gets the gradient, as with Paddle's.
     """
     if cells < 1:
         raise ValueError(f'adaptive max pooling needs at least one cell a side, but cells is {cells}.')
     height, width = spatial_size(x)
     pool_side = _pick_side if paddle.in_dynamic_mode() else _reduce_side
-    x = pool_side(x, height, cells, axis=2)
-    return pool_side(x, width, cells, axis=3)
+    # NOTE: columns first, because then the first of tied positions in reading order wins, as with Paddle's.
+    x = pool_side(x, width, cells, axis=3)
+    return pool_side(x, height, cells, axis=2)
 
 
 def _cell_positions(length, cells: int):

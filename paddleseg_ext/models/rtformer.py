@@ -85,7 +85,7 @@ class ResidualBlock(nn.Layer):
 
 
 def _residual_stage(in_channels: int, out_channels: int, blocks: int, build: _Builder, *, stride: int = 1):
-    # NOTE: the last block of a stage leaves out its ReLU, but a stage of one block keeps it, because the reference does.
+    # NOTE: the last block of a stage has no ReLU, but a stage of one block keeps it, because the reference does so.
     layers = [ResidualBlock(in_channels, out_channels, build, stride=stride)]
     layers += [ResidualBlock(out_channels, out_channels, build, last_relu=index < blocks - 1)
                for index in range(1, blocks)]
@@ -166,7 +166,8 @@ class DAPPM(nn.Layer):
         self.scale0 = nn.Sequential(*build.norm_relu_conv(in_channels, inter_channels, 1))
         for index, pool in enumerate(DAPPM_POOLS, 1):
             pooling = nn.AdaptiveAvgPool2D(1) if pool is None else nn.AvgPool2D(*pool, exclusive=False)
-            setattr(self, f'scale{index}', nn.Sequential(pooling, *build.norm_relu_conv(in_channels, inter_channels, 1)))
+            project = build.norm_relu_conv(in_channels, inter_channels, 1)
+            setattr(self, f'scale{index}', nn.Sequential(pooling, *project))
             setattr(self, f'process{index}', nn.Sequential(*build.norm_relu_conv(inter_channels, inter_channels, 3)))
         scales = len(DAPPM_POOLS) + 1
         self.compression = nn.Sequential(*build.norm_relu_conv(inter_channels * scales, out_channels, 1))

@@ -1,0 +1,98 @@
+"""The one table of our models in variants with tiny widths, and what several tests need of them.
+
+A new architecture adds its rows; `test_contract.py` then holds it to what every segmentor of ours must do.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import paddle
+
+import paddleseg_ext.components  # noqa: F401  NOTE: imported for its effect, it registers every component
+from paddleseg_ext.registry import components
+
+__all__ = ['CASES', 'Case', 'images', 'relative_difference', 'set_visible_weights']
+
+CLASSES = 5
+
+
+@dataclass(frozen=True)
+class Case:
+    """One variant of a model.
+
+    Attributes:
+        name: of the variant, unique in CASES.
+        model: registered name.
+        minimum: smallest height and width in pixels.
+        outputs: logits in training.
+        arguments: of the constructor, besides `num_classes` and `in_channels`.
+    """
+
+    name: str
+    model: str
+    minimum: int
+    outputs: int
+    arguments: dict = field(default_factory=dict)
+
+    @property
+    def model_class(self) -> type:
+        return components('model')[self.model]
+
+    def build(self, *, in_channels: int = 3, seed: int = 0) -> paddle.nn.Layer:
+        """The model in evaluation mode, with weights from `seed` that make every layer matter."""
+        paddle.seed(seed)
+        model = self.model_class(num_classes=CLASSES, in_channels=in_channels, **self.arguments)
+        set_visible_weights(model, seed=seed)
+        model.eval()
+        return model
+
+
+_RTFORMER = {'base_channels': 8, 'head_channels': 8, 'spp_channels': 8, 'cross_size': 4, 'drop_path_rate': 0.,
+             'lr_mult': 1.}
+
+#    name             model      min  outputs  arguments
+CASES = (
+    Case('rtformer', 'RTFormer', 32, 2, _RTFORMER),
+    Case('rtformer_ade20k', 'RTFormer', 32, 2, {**_RTFORMER, 'cross_size': 3, 'use_injection': [True, False]}),
+    Case('rtformer_ea', 'RTFormer', 32, 2, {**_RTFORMER, 'attention': 'ea'}),
+    Case('rtformer_mhea', 'RTFormer', 32, 2, {**_RTFORMER, 'attention': 'mhea'}),
+    Case('rtformer_no_aux', 'RTFormer', 32, 1, {**_RTFORMER, 'use_aux_head': False}),
+)
+
+
+def set_visible_weights(model: paddle.nn.Layer, *, seed: int = 0) -> dict[str, np.ndarray]:
+    """Fill a model with random weights whose every part shows in the output, and return them by name.
+
+    Fresh weights hide mistakes: statistics of batch norm are 0 and 1, biases 0, and the external attention's memory
+    is so small (0.001) that its branch vanishes beside the shortcut. The values depend on the seed, the names and
+    the shapes only, so two classes that agree in those get the same.
+    """
+    generator = np.random.default_rng(seed)
+    weights = {name: _values(generator, name.split('.')[-1], tuple(tensor.shape)).astype('float32')
+               for name, tensor in sorted(model.state_dict().items())}
+    missing, unexpected = model.set_state_dict(weights)
+    assert not missing and not unexpected
+    return weights
+
+
+def _values(generator: np.random.Generator, kind: str, shape: tuple) -> np.ndarray:
+    if kind == '_variance':
+        return generator.uniform(0.5, 2., shape)
+    if kind in ('_mean', 'bias', 'k', 'v'):
+        return generator.normal(0., 0.3, shape)
+    if len(shape) == 1:  # the scale of a normalisation
+        return generator.uniform(0.5, 1.5, shape)
+    return generator.normal(0., np.prod(shape[1:])**-0.5, shape)
+
+
+def images(batch: int, size: tuple[int, int], *, channels: int = 3, seed: int = 1) -> np.ndarray:
+    """Random images float32 [N, C, H, W], about standard normal as normalised images are."""
+    return np.random.default_rng(seed).normal(size=(batch, channels, *size)).astype('float32')
+
+
+def relative_difference(values, expected) -> float:
+    """Largest absolute difference over the largest absolute value of `expected`; NaN if either holds one."""
+    values, expected = np.asarray(values, 'float64'), np.asarray(expected, 'float64')
+    assert values.shape == expected.shape, (values.shape, expected.shape)
+    return float(np.abs(values - expected).max() / np.abs(expected).max())
