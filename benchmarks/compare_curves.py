@@ -1,4 +1,4 @@
-"""Draw and tabulate the curves of several trainings: `python -m benchmarks.compare_curves PICTURE NAME=RUN_FOLDER …`."""
+"""Draw and tabulate the curves of trainings: `python -m benchmarks.compare_curves PICTURE NAME=RUN_FOLDER …`."""
 from __future__ import annotations
 
 import sys

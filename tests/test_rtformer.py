@@ -66,7 +66,7 @@ def test_released_configurations_give_the_references_logits(released_pair, batch
     ours, reference = released_pair
     maps = images(batch, size)
     expected = forward(reference, maps)
-    assert expected.std() > 0.5
+    assert expected[..., ::8, ::8].std() > 0.5, 'logits that hardly vary would agree too easily'
     assert relative_difference(forward(ours, maps), expected) <= 1e-5
 
 

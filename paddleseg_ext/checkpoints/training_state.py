@@ -136,7 +136,8 @@ def _restore_optimizer(file: Path, model: nn.Layer, optimizer, saved_names: dict
 def _require_same_schedule(saved: dict, wanted: dict, file: Path) -> None:
     if saved.keys() != wanted.keys():
         raise UserError(f'{file} was saved with another kind of learning-rate schedule (its state is {sorted(saved)}, '
-                        f'that of lr_scheduler here {sorted(wanted)}); resume with the configuration of the checkpoint.')
+                        f'that of lr_scheduler here {sorted(wanted)}); resume with the configuration of the '
+                        'checkpoint.')
 
 
 def find_checkpoint(what: str, save_dir: Path) -> Path | None:

@@ -5,6 +5,7 @@ errors travel as text inside the sample, because Paddle would wrap them in its o
 """
 from __future__ import annotations
 
+import contextlib
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 import paddle
 from PIL import Image
 
+from paddleseg_ext.engine.workers import read_ahead
 from paddleseg_ext.errors import UserError
 
 __all__ = ['Sample', 'grouped', 'read_samples', 'sample_name', 'unreadable_reason']
@@ -69,12 +71,12 @@ def read_samples(dataset: Any, indices: Sequence[int], *, num_workers: int = 0,
         for index in indices:
             yield _read(dataset, index)
         return
-    loader = paddle.io.DataLoader(
-        _Reader(dataset, indices), batch_size=chunk_size, shuffle=False, drop_last=False, num_workers=num_workers,
-        collate_fn=list, return_list=True, places=[paddle.CPUPlace()])
-    for chunk in loader:
-        for packed in chunk:
-            yield _unpack(packed)
+    stream = read_ahead(_Reader(dataset, indices), num_workers=num_workers, batch_size=chunk_size, shuffle=False,
+                        drop_last=False, collate_fn=list, places=[paddle.CPUPlace()])
+    with contextlib.closing(stream):
+        for chunk in stream:
+            for packed in chunk:
+                yield _unpack(packed)
 
 
 def grouped(samples: Iterator[Sample], batch_size: int) -> Iterator[list[Sample]]:

@@ -5,14 +5,15 @@ sees exactly what an uninterrupted one sees.
 """
 from __future__ import annotations
 
+import contextlib
 import random
-import signal
 from collections.abc import Iterator
 
 import numpy as np
 import paddle
 
 from paddleseg_ext.engine.samples import unreadable_reason
+from paddleseg_ext.engine.workers import read_ahead
 from paddleseg_ext.errors import UserError
 
 __all__ = ['SeededDataset', 'ShuffledBatches', 'batches', 'collate']
@@ -20,8 +21,6 @@ __all__ = ['SeededDataset', 'ShuffledBatches', 'batches', 'collate']
 # What PaddleSeg's items carry besides arrays, of no use to a training step.
 BOOKKEEPING = ('trans_info', 'gt_fields')
 MISTAKE = 'mistake'
-# How long a worker may take to end.
-WORKER_SECONDS = 10
 
 
 class ShuffledBatches:
@@ -143,17 +142,12 @@ def batches(dataset: SeededDataset, order: ShuffledBatches, *, num_workers: int)
         for keys in order:
             yield _to_tensors(collate([dataset[key] for key in keys]))
         return
-    loader = iter(paddle.io.DataLoader(_Excused(dataset), batch_sampler=order, collate_fn=_collate_excused,
-                                       num_workers=num_workers, return_list=True, worker_init_fn=_forget_signals))
-    try:
-        for batch in loader:
+    stream = read_ahead(_Excused(dataset), num_workers=num_workers, batch_sampler=order, collate_fn=_collate_excused)
+    with contextlib.closing(stream):
+        for batch in stream:
             if MISTAKE in batch:
                 raise UserError(batch[MISTAKE])
             yield batch
-    finally:
-        # NOTE: a private method, because by itself Paddle ends its workers only after the last batch; left to the end
-        # of the program, their deaths raise SystemError.
-        loader._try_shutdown_all(WORKER_SECONDS)
 
 
 def _to_tensors(value):
@@ -190,9 +184,3 @@ def _collate_excused(items: list[dict]) -> dict:
             mistake = str(error)
     # NOTE: with an array beside the text, because Paddle passes only batches on that have one.
     return {MISTAKE: mistake, 'img': np.zeros(1, 'float32')}
-
-
-def _forget_signals(_worker: int) -> None:
-    # NOTE: a worker inherits our handlers, but Ctrl-C is for the parent to answer, and SIGTERM must end a worker.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -142,6 +142,8 @@ class _Trainer:
             raise UserError('--do_eval was given, but val_dataset has no samples.')
         self.losses = builder.loss
         self.model = builder.model
+        if self.ranks > 1 and paddle.get_device().startswith('gpu'):
+            self.model = paddle.nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         self.optimizer = builder.optimizer
         self.average = None
         if self.options.use_ema:
