@@ -128,6 +128,13 @@ def test_paddleseg_models_are_counted_where_they_can_be_built():
     assert {row.origin for row in found.values()} == {'PaddleSeg'}
 
 
+def test_everything_lists_the_components_of_paddleseg_uncounted(monkeypatch):
+    monkeypatch.setattr(catalogue, '_model_rows', lambda name, *_: [])
+    found = {row.name: row for row in catalogue.list_models(everything=True)}
+    assert {'DeepLabV3P', 'PPLiteSeg', 'ResNet18_vd', 'HRNet_W18'} <= set(found) and 'RTFormer' not in found
+    assert all(row.origin == 'PaddleSeg' and row.parameters is None and row.macs is None for row in found.values())
+
+
 def test_what_does_not_run_at_a_size_is_left_blank():
     [row] = catalogue.list_models(['RTFormer'], input_size=(16, 16))[:1]
     assert row.macs is None and row.parameters > 0

@@ -36,7 +36,8 @@ def test_leaves_what_it_promises(finished):
         assert (folder / name).stat().st_size > 1000, name
     for name in ('predict', 'infer'):
         assert len(list((folder / name / 'added_prediction').rglob('*.png'))) == 2
-    assert Image.open(folder / 'contact_sheet.png').width > 1000
+    with Image.open(folder / 'contact_sheet.png') as sheet:
+        assert sheet.width > 1000
     figures = json.loads((folder / 'demo.json').read_text(encoding='utf-8'))
     assert figures['miou'] == pytest.approx(figures['miou_exported'], abs=demo.ALLOWED_DIFFERENCE)
     assert set(figures) >= {'made_by', 'seconds', 'stages', 'differing_pixels'}

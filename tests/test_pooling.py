@@ -107,7 +107,9 @@ def traced_pool(tmp_path_factory):
     """The pooling as a saved program of any batch, height and width."""
     path = str(tmp_path_factory.mktemp('pool') / 'pool')
     spec = paddle.static.InputSpec([None, 3, None, None], 'float32')
-    paddle.jit.save(paddle.jit.to_static(Pool().eval(), input_spec=[spec], full_graph=True), path)
+    pool = Pool()
+    pool.eval()
+    paddle.jit.save(paddle.jit.to_static(pool, input_spec=[spec], full_graph=True), path)
     return paddle.jit.load(path)
 
 

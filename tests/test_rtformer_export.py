@@ -68,4 +68,3 @@ def test_auxiliary_head_is_not_exported(tmp_path):
         assert exported_values(tmp_path / name) == sum(tensor.size for part, tensor in model.state_dict().items()
                                                        if not part.startswith('seghead_extra'))
     assert abs(sizes['with'] - sizes['without']) < 4096  # the file repeats the tensors' generated names
-    assert len(visible(**NARROW).train()(paddle.to_tensor(images(2, (64, 64))))) == 2

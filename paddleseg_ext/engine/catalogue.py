@@ -14,7 +14,6 @@ __all__ = ['DEFAULT_CLASSES', 'RENDERERS', 'Row', 'list_models']
 
 KINDS = ('model', 'backbone')
 OURS = 'paddleseg_ext'
-MANY = 10
 # Classes of a model that no shipped configuration builds: those of Cityscapes.
 DEFAULT_CLASSES = 19
 
@@ -28,8 +27,8 @@ class Row:
         kind: 'model' or 'backbone'.
         origin: 'paddleseg_ext' or 'PaddleSeg'.
         num_classes: of a model; None for a backbone.
-        parameters: trainable ones; None where it cannot be built without being told more.
-        macs: multiply-accumulates of one image in evaluation; None where it does not run at that size.
+        parameters: trainable ones; None where it was not counted, or cannot be built without being told more.
+        macs: multiply-accumulates of one image in evaluation; None likewise, and where it does not run at that size.
         input_size: height and width in pixels for `macs`.
         configs: shipped configurations that build it so, or that have the backbone in their model.
     """
@@ -50,7 +49,8 @@ def list_models(names: Sequence[str] = (), *, everything: bool = False,
 
     Args:
         names: registered names; empty means ours.
-        everything: PaddleSeg's as well, where `names` is empty.
+        everything: PaddleSeg's as well, where `names` is empty; these are listed, but built and counted only when they
+            are named, because building all of them takes minutes.
         input_size: height and width in pixels for the multiply-accumulates, at least 1.
 
     Raises:
@@ -69,9 +69,15 @@ def list_models(names: Sequence[str] = (), *, everything: bool = False,
             raise UserError(f'{name} is no registered model or backbone{_hint(name, known)}')
     users = _users()
     rows = []
-    for name in _with_progress(chosen):
+    for name in chosen:
         kind, component = known[name]
-        rows += (_model_rows if kind == 'model' else _backbone_rows)(name, component, users.get(name, []), input_size)
+        if not names and _origin(component) != OURS:
+            uncounted = (None, None, None, tuple(input_size))
+            rows.append(Row(name, kind, _origin(component), *uncounted, tuple(users.get(name, []))))
+        elif kind == 'model':
+            rows += _model_rows(name, component, users.get(name, []), input_size)
+        else:
+            rows.append(_backbone_row(name, component, users.get(name, []), input_size))
     return rows
 
 
@@ -82,14 +88,6 @@ def _hint(name: str, known: Iterable[str]) -> str:
 
 def _origin(component: Callable) -> str:
     return OURS if component.__module__.split('.')[0] == OURS else 'PaddleSeg'
-
-
-def _with_progress(names: list[str]) -> Iterable[str]:
-    """The names; where there are many, with a bar on a terminal."""
-    if len(names) < MANY:
-        return names
-    from tqdm import tqdm
-    return tqdm(names, desc='models', unit='model', disable=None, leave=False)
 
 
 def _users() -> dict[str, list[str]]:
@@ -124,9 +122,9 @@ def _model_rows(name: str, component: Callable, configs: list[str], input_size: 
     return sorted(merged.values(), key=lambda row: (row.parameters or 0, row.configs))
 
 
-def _backbone_rows(name: str, component: Callable, configs: list[str], input_size: tuple[int, int]) -> list[Row]:
+def _backbone_row(name: str, component: Callable, configs: list[str], input_size: tuple[int, int]) -> Row:
     cost = _cost(_build_default(component), input_size)
-    return [Row(name, 'backbone', _origin(component), None, *cost, tuple(input_size), tuple(configs))]
+    return Row(name, 'backbone', _origin(component), None, *cost, tuple(input_size), tuple(configs))
 
 
 def _build_configured(name: str):
