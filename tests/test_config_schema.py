@@ -39,11 +39,12 @@ def test_is_the_same_everywhere(schema):
 
 def test_the_committed_file_is_what_the_command_writes(schema):
     committed = json.loads((configs_folder() / 'schema.json').read_text(encoding='utf-8'))
+    generated = dict(schema)
     if not paddle.__version__.startswith(SCHEMA_PADDLE):
-        for each in (committed, schema):
+        for each in (committed, generated):
             each['definitions'] = {name: value for name, value in each['definitions'].items()
                                    if not name.startswith('schedule')}
-    assert committed == schema, 'run: paddleseg config schema --save configs/schema.json'
+    assert committed == generated, 'run: paddleseg config schema --save configs/schema.json'
 
 
 def test_knows_every_component(schema):
