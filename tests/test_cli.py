@@ -151,3 +151,14 @@ def test_the_log_goes_to_stderr_as_it_is_now(monkeypatch, capsys):
         assert sys.stderr.getvalue().endswith(' here\n')
     log.info('there')
     assert capsys.readouterr().err.endswith(' there\n')
+
+
+def test_pretrained_weights_are_left_alone_where_model_path_gives_others(tiny_tree, write_yaml, tmp_path):
+    from argparse import Namespace
+
+    from paddleseg_ext.cli.flags import open_config
+    tiny_tree['model']['pretrained'] = str(tmp_path / 'absent.pdparams')
+    args = Namespace(config=str(write_yaml(tiny_tree)), opts=[], model_path='weights.pdparams')
+    assert 'pretrained' not in open_config(args, paths=False).config.dic['model']
+    args.model_path = None
+    assert open_config(args, paths=False).config.dic['model']['pretrained'].endswith('absent.pdparams')

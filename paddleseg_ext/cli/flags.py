@@ -49,6 +49,8 @@ def set_device(device: str | None) -> str:
 def open_config(args: argparse.Namespace, *, paths: bool = True, **changes):
     """The checked configuration of `--config` and `--opts` as PaddleSeg's SegBuilder.
 
+    With `--model_path` the model is built without its `pretrained` weights, which would only be fetched to be replaced.
+
     Args:
         paths: also insist that the files and folders it names exist.
         changes: `iters`, `batch_size`, `learning_rate` in place of the file's, where not None.
@@ -59,7 +61,17 @@ def open_config(args: argparse.Namespace, *, paths: bool = True, **changes):
     from paddleseg_ext import config
     loaded = config.load_config(args.config, opts=args.opts, **changes)
     config.require_valid(loaded, paths=paths)
-    return config.make_builder(loaded)
+    builder = config.make_builder(loaded)
+    if getattr(args, 'model_path', None):
+        _drop_pretrained(builder.config.dic['model'])
+    return builder
+
+
+def _drop_pretrained(section: dict) -> None:
+    section.pop('pretrained', None)
+    for part in section.values():
+        if isinstance(part, dict):
+            _drop_pretrained(part)
 
 
 def load_weights(model, path) -> None:
