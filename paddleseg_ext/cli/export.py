@@ -36,7 +36,8 @@ def run(args: argparse.Namespace) -> int:
         # NOTE: PaddleSeg reads this when layers are built: plain batch norm in place of the synchronised one, which is
         # the same in inference. On the CPU it does so by itself.
         os.environ.setdefault('PADDLESEG_EXPORT_STAGE', 'True')
-    from paddleseg_ext.cli.flags import load_weights, open_config, set_device
+    from paddleseg_ext.checkpoints.weights import load_weights
+    from paddleseg_ext.cli.flags import open_config, set_device
     from paddleseg_ext.export.paddle_export import export_model
 
     set_device(args.device)

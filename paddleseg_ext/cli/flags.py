@@ -5,7 +5,7 @@ import argparse
 
 from paddleseg_ext.errors import UserError
 
-__all__ = ['add_config_flags', 'add_device_flag', 'load_weights', 'open_config', 'set_device']
+__all__ = ['add_config_flags', 'add_device_flag', 'open_config', 'set_device']
 
 DEVICES = ('cpu', 'gpu', 'xpu', 'npu', 'mlu')
 
@@ -72,9 +72,3 @@ def _drop_pretrained(section: dict) -> None:
     for part in section.values():
         if isinstance(part, dict):
             _drop_pretrained(part)
-
-
-def load_weights(model, path) -> None:
-    """Fill `model` from `--model_path`: a .pdparams file, a checkpoint folder or a run folder; strict."""
-    from paddleseg_ext.checkpoints import weights
-    weights.load_weights(model, path)
