@@ -61,8 +61,7 @@ def _read(path: Path) -> dict:
     except pickle.UnpicklingError as error:
         raise UserError(f'{path} was refused: {error}. Only arrays and plain containers are read from a weights file, '
                         'because anything else could run code; save it again as a plain state dictionary.') from error
-    except (EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError, OverflowError, MemoryError,
-            ImportError) as error:
+    except Exception as error:  # NOTE: any at all, because damaged bytes can make pickle and NumPy raise what they like
         raise UserError(f'{path} ({path.stat().st_size} bytes) is empty, cut short or no Paddle weights file: '
                         f'{error or type(error).__name__}; copy or download it again.') from error
     if not isinstance(content, dict):
