@@ -162,3 +162,18 @@ def test_pretrained_weights_are_left_alone_where_model_path_gives_others(tiny_tr
     assert 'pretrained' not in open_config(args, paths=False).config.dic['model']
     args.model_path = None
     assert open_config(args, paths=False).config.dic['model']['pretrained'].endswith('absent.pdparams')
+
+
+def test_a_missing_system_library_is_one_clear_message(monkeypatch, capsys):
+    from paddleseg_ext.cli import doctor
+    from paddleseg_ext.cli.main import main
+
+    def fail(_args):
+        raise ImportError('libGL.so.1: cannot open shared object file: No such file or directory')
+    monkeypatch.setattr(doctor, 'run', fail)
+    assert main(['doctor']) == 1
+    message = capsys.readouterr().err
+    assert 'paddleseg doctor: error: libGL.so.1' in message and 'apt-get install -y libgl1 libglib2.0-0' in message
+    monkeypatch.setattr(doctor, 'run', lambda _args: exec('import nothing_of_this_name'))
+    with pytest.raises(ImportError, match='nothing_of_this_name'):
+        main(['doctor'])

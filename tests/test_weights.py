@@ -39,6 +39,7 @@ def assert_holds(model, arrays) -> None:
 
 
 def written(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(pickle.dumps(content, protocol=2))
     return path
 
@@ -377,3 +378,11 @@ def test_an_address_is_fetched_once_and_read(monkeypatch, tmp_path):
     load_pretrained(model, 'https://example.invalid/model.pdparams')
     assert fetched == ['https://example.invalid/model.pdparams']
     assert_holds(model, arrays)
+
+
+def test_a_run_without_validation_gives_its_newest_checkpoint(tmp_path):
+    for number in (2, 10):
+        written(tmp_path / f'iter_{number}' / 'model.pdparams', {})
+    assert weights_file(tmp_path) == tmp_path / 'iter_10' / 'model.pdparams'
+    written(tmp_path / 'best_model' / 'model.pdparams', {})
+    assert weights_file(tmp_path) == tmp_path / 'best_model' / 'model.pdparams'

@@ -23,7 +23,7 @@ import paddle
 from paddle import nn
 
 from paddleseg_ext.checkpoints.reading import read_arrays, read_parameter_names
-from paddleseg_ext.checkpoints.weights import FILE_NAME, FLOP_COUNTERS, fill
+from paddleseg_ext.checkpoints.weights import FILE_NAME, FLOP_COUNTERS, fill, numbered_checkpoints
 from paddleseg_ext.errors import UserError
 from paddleseg_ext.files import atomic_folder, finish_interrupted_writes
 
@@ -163,13 +163,8 @@ def find_checkpoint(what: str, save_dir: Path) -> Path | None:
     return newest
 
 
-def _iterations(save_dir: Path) -> list[tuple[int, Path]]:
-    found = ((re.fullmatch(r'iter_(\d+)', path.name), path) for path in save_dir.glob('iter_*'))
-    return sorted((int(match.group(1)), path) for match, path in found if match and (path / FILE_NAME).exists())
-
-
 def _newest(save_dir: Path) -> Path | None:
-    iterations = _iterations(save_dir)
+    iterations = numbered_checkpoints(save_dir)
     return iterations[-1][1] if iterations else None
 
 
@@ -195,7 +190,7 @@ def claim(save_dir: Path, checkpoint: Path | None, progress: Progress) -> None:
             with atomic_folder(save_dir / BEST) as temporary:
                 shutil.copytree(best, temporary, dirs_exist_ok=True)
         return
-    for iteration, folder in _iterations(save_dir):
+    for iteration, folder in numbered_checkpoints(save_dir):
         if iteration > progress.iteration:
             _set_aside(folder)
 
@@ -210,5 +205,5 @@ def _set_aside(folder: Path) -> None:
 
 def tidy(save_dir: Path, keep: int) -> None:
     """Delete all but the newest `keep` iter_N folders; best_model stays."""
-    for _, folder in _iterations(save_dir)[:-keep]:
+    for _, folder in numbered_checkpoints(save_dir)[:-keep]:
         shutil.rmtree(folder)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,7 +14,7 @@ from paddle import nn
 from paddleseg_ext.checkpoints.reading import read_arrays
 from paddleseg_ext.errors import UserError
 
-__all__ = ['FLOP_COUNTERS', 'fill', 'load_weights', 'weights_file']
+__all__ = ['FLOP_COUNTERS', 'fill', 'load_weights', 'numbered_checkpoints', 'weights_file']
 
 FILE_NAME = 'model.pdparams'
 # Buffers that paddle.flops leaves in the state dictionaries of the models it has counted.
@@ -23,8 +24,16 @@ SHOWN = 8
 log = logging.getLogger('paddleseg_ext')
 
 
+def numbered_checkpoints(save_dir: Path) -> list[tuple[int, Path]]:
+    """The iter_N folders of a run that hold weights, with their N, oldest first."""
+    found = ((re.fullmatch(r'iter_(\d+)', path.name), path) for path in save_dir.glob('iter_*'))
+    return sorted((int(match.group(1)), path) for match, path in found if match and (path / FILE_NAME).exists())
+
+
 def weights_file(path: Path | str) -> Path:
     """The `.pdparams` file that `path` names: the file itself, or the one in a checkpoint or run folder.
+
+    Of a run folder it is that of best_model, or where nothing was validated that of the newest iter_N.
 
     Raises:
         UserError: there is none.
@@ -32,9 +41,10 @@ def weights_file(path: Path | str) -> Path:
     path = Path(path)
     if path.is_file():
         return path
-    for candidate in (path / FILE_NAME, path / 'best_model' / FILE_NAME):
-        if candidate.is_file():
-            return candidate
+    newest = [folder for _, folder in numbered_checkpoints(path)[-1:]]
+    for folder in (path, path / 'best_model', *newest):
+        if (folder / FILE_NAME).is_file():
+            return folder / FILE_NAME
     kind = 'has no ' + FILE_NAME if path.is_dir() else 'does not exist'
     raise UserError(f'{path} {kind}; give a .pdparams file, a checkpoint folder (iter_N, best_model) or a run folder.')
 

@@ -39,6 +39,7 @@ def _show(args: argparse.Namespace) -> int:
     from paddleseg_ext.config.loading import load_config
     from paddleseg_ext.config.rendering import render_yaml
     config = load_config(args.config, opts=args.opts)
+    config.require_options()
     print(render_yaml(config.root, with_lines=args.with_lines), end='')
     return 0
 

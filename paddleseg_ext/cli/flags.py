@@ -5,7 +5,7 @@ import argparse
 
 from paddleseg_ext.errors import UserError
 
-__all__ = ['add_config_flags', 'add_device_flag', 'open_config', 'set_device']
+__all__ = ['add_config_flags', 'add_device_flag', 'is_first_rank', 'open_config', 'set_device']
 
 DEVICES = ('cpu', 'gpu', 'xpu', 'npu', 'mlu')
 
@@ -44,6 +44,12 @@ def set_device(device: str | None) -> str:
             raise UserError(f'--device {device}: this paddlepaddle ({paddle.__version__}) does not know the device.')
     paddle.set_device(device)
     return device
+
+
+def is_first_rank() -> bool:
+    """Whether this process, of several that train or evaluate together, is the one that reports."""
+    import paddle
+    return paddle.distributed.get_rank() == 0
 
 
 def open_config(args: argparse.Namespace, *, paths: bool = True, **changes):

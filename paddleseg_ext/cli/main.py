@@ -37,6 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f'paddleseg {args.verb}: error: {error}', file=sys.stderr)
         return 1
+    except ImportError as error:
+        if not _is_missing_library(error):
+            raise
+        print(f'paddleseg {args.verb}: error: {error}; a system library is missing: apt-get install -y libgl1 '
+              'libglib2.0-0 (OpenCV needs them), or see `paddleseg doctor`.', file=sys.stderr)
+        return 1
     except KeyboardInterrupt as stop:
         print(f'paddleseg {args.verb}: {str(stop) or "interrupted"}', file=sys.stderr)
         return INTERRUPTED
@@ -44,6 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # NOTE: whoever read our output has gone; closing stderr too keeps Python from complaining at exit.
         sys.stderr.close()
         return 1
+
+
+def _is_missing_library(error: ImportError) -> bool:
+    """Whether a shared library of the system is absent, as libGL and libgthread are from slim containers."""
+    return 'cannot open shared object file' in str(error)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,7 +85,8 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows the defaults of flags that have one."""
 
     def _get_help_string(self, action):
-        return action.help if action.default in (None, [], False) else super()._get_help_string(action)
+        silent = action.default is None or action.default is False or action.default == []
+        return action.help if silent else super()._get_help_string(action)
 
 
 class _StandardErrorHandler(logging.StreamHandler):
@@ -83,14 +95,3 @@ class _StandardErrorHandler(logging.StreamHandler):
     def emit(self, record) -> None:
         self.stream = sys.stderr
         super().emit(record)
-
-
-class _StandardError(logging.StreamHandler):
-    """Writes to what sys.stderr is at the time, where StreamHandler keeps what it was at the start."""
-
-    def __init__(self):
-        logging.Handler.__init__(self)
-
-    @property
-    def stream(self):
-        return sys.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from paddleseg_ext.cli.flags import add_config_flags, add_device_flag, open_config, set_device
+from paddleseg_ext.cli.flags import add_config_flags, add_device_flag, is_first_rank, open_config, set_device
 
 SUMMARY = 'train the model of a configuration'
 
@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='continue: an iter_N folder, best_model, a run folder, or auto for the newest in save_dir')
     parser.add_argument('--seed', type=int, help='seed of initial weights, order and augmentation; drawn if not given')
     parser.add_argument('--num_workers', type=int, default=0, help='processes that read images; 0 reads in this one')
-    parser.add_argument('--precision', choices=('fp32', 'fp16', 'bf16'), default='fp32', help='mixed precision on GPUs')
+    parser.add_argument('--precision', choices=('fp32', 'fp16', 'bf16'), default='fp32',
+                        help='fp16 and bf16: mixed precision on a GPU; refused on the CPU')
     parser.add_argument('--amp_level', choices=('O1', 'O2'), default='O1', help='O2 also keeps the weights in half')
     parser.add_argument('--use_ema', action='store_true', help='average the weights, and evaluate and save the average')
     parser.add_argument('--ema_decay', type=float, default=0.999, help='share of the average that a step keeps')
@@ -40,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
     builder = open_config(args, iters=args.iters, batch_size=args.batch_size, learning_rate=args.learning_rate)
     options = TrainOptions(**{field.name: getattr(args, field.name) for field in fields(TrainOptions)})
     progress = train(builder, options)
+    if not is_first_rank():
+        return 0
     print(f'Trained to iteration {progress.iteration}; checkpoints and curves: {args.save_dir}')
     if progress.best_score >= 0:
         print(f'Best validation mIoU {progress.best_score:.4f} at iteration {progress.best_iteration}: '

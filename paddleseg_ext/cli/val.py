@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
         UserError: files that cannot be read, weights that do not fit, flags that do not go together.
     """
     from paddleseg_ext.checkpoints.weights import load_weights
-    from paddleseg_ext.cli.flags import open_config, set_device
+    from paddleseg_ext.cli.flags import is_first_rank, open_config, set_device
     from paddleseg_ext.data.classes import class_names
     from paddleseg_ext.engine.evaluate import evaluate
     from paddleseg_ext.engine.evaluation_report import class_table, headline, write_report
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     wants_area = args.auc_roc or test_config.get('auc_roc')
     scores = ScoreHistogram(dataset.num_classes, ignore_index=dataset.ignore_index) if wants_area else None
     matrix = evaluate(model, dataset, options, batch_size=args.batch_size, num_workers=args.num_workers, scores=scores)
-    if not _is_first_rank():
+    if not is_first_rank():
         return 0
     print(class_table(matrix, names, scores))
     print(f'{len(dataset)} images  {headline(matrix, scores)}')
@@ -64,8 +64,3 @@ def _check_numbers(args: argparse.Namespace) -> None:
     for flag, least in (('batch_size', 1), ('num_workers', 0)):
         if getattr(args, flag) < least:
             raise UserError(f'--{flag} is {getattr(args, flag)}; it must be at least {least}.')
-
-
-def _is_first_rank() -> bool:
-    import paddle
-    return paddle.distributed.get_rank() == 0

@@ -25,10 +25,12 @@ def make_builder(config: Config) -> SegBuilder:
     rules (required sections, equal num_classes and ignore_index) run here. Its habit of printing every section is off.
 
     Raises:
-        UserError: a rule is broken, or (on first use of an attribute) a component cannot be built.
+        UserError: an option that could not be applied, a broken rule, or (on first use of an attribute) a component
+            that cannot be built.
     """
     import paddleseg_ext.components  # noqa: F401  NOTE: imported for its effect, it registers our components
     from paddleseg_ext.config.tree_builder import TreeBuilder, TreeConfig
+    config.require_options()
     require_no_code(config)
     _quieten_paddleseg()
     tree = config.tree

@@ -44,7 +44,7 @@ def check_config(config: Config, *, paths: bool = True) -> list[Problem]:
         paths: also look whether the files and folders that it names exist.
     """
     review = Review(config)
-    problems = list(config.problems)
+    problems = [*config.problems, *config.refused]
     for check in (*CHECKS, *(PATH_CHECKS if paths else ())):
         for path, message in check(review):
             where = config.root.nearest(path).where

@@ -1,6 +1,7 @@
 """Checks of single components: the type exists, the arguments are its own and of the right kind, none is missing."""
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 
 from paddleseg_ext.config.building import code_problem
@@ -8,9 +9,13 @@ from paddleseg_ext.config.known_keys import BUILDER_FILLS, NESTED_KINDS, PAIRS, 
 from paddleseg_ext.config.review import Finding, Part, Review, suggestion
 from paddleseg_ext.config.signatures import Argument, nearest_components, schedules
 from paddleseg_ext.config.value_kinds import expected_kinds, kind_problem, wants_class
+from paddleseg_ext.config.yaml_tree import Node
 
 __all__ = ['check_arguments', 'check_code', 'check_missing_arguments', 'check_nested', 'check_pairs', 'check_types',
            'check_values']
+
+# Of difflib's ratio; `tpye` and `typ` reach it, arguments such as `norm_type` do not.
+MISSPELT_TYPE = 0.75
 
 
 def check_types(review: Review) -> Iterator[Finding]:
@@ -19,6 +24,8 @@ def check_types(review: Review) -> Iterator[Finding]:
         kind = part.kind or 'component'
         if 'type' not in part.node.value:
             yield part.path, f'has no type; write which {kind} it is, for example `type: {_example(kind)}`'
+            for key in difflib.get_close_matches('type', part.node.value, n=1, cutoff=MISSPELT_TYPE):
+                yield (*part.path, key), 'unknown key, did you mean type?'
         elif not isinstance(part.name, str):
             yield (*part.path, 'type'), f'must be the name of {_a(kind)}, got {part.name!r}'
         elif part.component is None:
@@ -57,15 +64,16 @@ def check_arguments(review: Review) -> Iterator[Finding]:
             if key in signature.fixed:
                 yield (*part.path, key), f'{part.name} sets this argument itself, remove it here'
             elif not signature.open:
-                hint = suggestion(key, {*signature.arguments, *extra})
-                yield (*part.path, key), f'unknown key, {part.name} has no such argument{hint}' + _inherited(part, node)
+                hint = suggestion(key, {'type', *signature.arguments, *extra})
+                yield (*part.path, key), f'unknown key, {part.name} has no such argument{hint}' + _inherited(review, part, node)
 
 
-def _inherited(part: Part, node) -> str:
-    """The advice for an argument that a base wrote for another type."""
-    if node.where.file == part.node.value['type'].where.file:
+def _inherited(review: Review, part: Part, node: Node) -> str:
+    """The advice for an argument that a base wrote for another type: its file is a base of the type's file."""
+    place = part.node.value['type'].where
+    if node.where.file not in review.config.bases.get(place.file, ()):
         return ''
-    return (f' (it comes from the base, whose type was replaced in {part.node.value["type"].where}; '
+    return (f' (it comes from the base, whose type was replaced in {place}; '
             'write `_inherited_: False` in the section to drop what the base wrote)')
 
 

@@ -26,11 +26,16 @@ class Config:
         path: the file that was named.
         root: the tree with the place of every value.
         problems: what was found while reading (duplicate keys …); `check_config` reports it with the rest.
+        refused: the options of `--opts` that could not be applied; `check_config` reports them with the rest, and
+            without it `require_options` does.
+        bases: for every file that has bases, all files below it, as `Location.file` spells them.
     """
 
     path: Path
     root: Node
     problems: list[Problem] = field(default_factory=list)
+    refused: list[Problem] = field(default_factory=list)
+    bases: dict[str, set[str]] = field(default_factory=dict)
 
     @property
     def tree(self) -> dict:
@@ -44,6 +49,11 @@ class Config:
         """
         where = self.root.nearest(key_path).where
         return where.file, where.line
+
+    def require_options(self) -> None:
+        """Raise one UserError that lists all options of `--opts` that could not be applied, if there are any."""
+        if self.refused:
+            raise UserError('\n'.join(str(problem) for problem in self.refused))
 
 
 def configs_folder() -> Path:
@@ -101,22 +111,23 @@ def load_config(name_or_path: str | Path, *, opts: Sequence[str] = (), iters: in
 
     Returns:
         The merged configuration. Nothing in it is checked against the components yet (`check_config` does that), so
-        Paddle is not imported, except to judge a key of `opts` that the files do not have.
+        Paddle is not imported, except to judge a key of `opts` that the files do not have. Options with an unknown key
+        or without a proper value are left out of the tree and kept in `refused`: `check_config`, `require_valid` and
+        `make_builder` refuse them, who reads the tree only calls `require_options`.
 
     Raises:
-        UserError: a missing, empty or broken file, bases in a circle, an unknown key in `opts`.
+        UserError: a missing, empty or broken file, bases in a circle, a value that iters and the like cannot have.
     """
     path = find_config(name_or_path)
     problems: list[Problem] = []
-    root = _read_merged(path, chain=(), problems=problems)
+    below: dict[str, set[str]] = {}
+    root = _read_merged(path, chain=(), problems=problems, below=below)
     _drop_inherit_marks(root)
-    config = Config(path=path, root=root, problems=problems)
     apply_flags(root, iters=iters, batch_size=batch_size, learning_rate=learning_rate)
-    apply_opts(root, opts)
-    return config
+    return Config(path=path, root=root, problems=problems, refused=apply_opts(root, opts), bases=below)
 
 
-def _read_merged(path: Path, *, chain: tuple[Path, ...], problems: list[Problem]) -> Node:
+def _read_merged(path: Path, *, chain: tuple[Path, ...], problems: list[Problem], below: dict[str, set[str]]) -> Node:
     own = path.resolve()
     if own in chain:
         circle = ' -> '.join(file.name for file in (*chain[chain.index(own):], own))
@@ -127,7 +138,8 @@ def _read_merged(path: Path, *, chain: tuple[Path, ...], problems: list[Problem]
         return root
     merged = None
     for base in _base_files(bases, path):
-        tree = _read_merged(base, chain=(*chain, own), problems=problems)
+        tree = _read_merged(base, chain=(*chain, own), problems=problems, below=below)
+        below.setdefault(str(path), set()).update({str(base)}, below.get(str(base), ()))
         merged = tree if merged is None else merge(merged, tree)
     # NOTE: all bases are merged with one another before the child is, because PaddleSeg's order (the child into the
     # first base, that into the second) lets `_inherited_: False` drop only the first base's section. Without that

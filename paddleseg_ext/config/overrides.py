@@ -7,10 +7,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from paddleseg_ext.config.known_keys import accepted_keys
-from paddleseg_ext.config.yaml_tree import Location, Node, dotted, node_of, parse_value
+from paddleseg_ext.config.yaml_tree import Location, Node, Problem, dotted, node_of, parse_value
 from paddleseg_ext.errors import UserError
 
 __all__ = ['apply_flags', 'apply_opts']
+
+
+class _RefusedOption(Exception):
+    """One option cannot be applied; `key` is the dotted key that is at fault, empty where there is none."""
+
+    def __init__(self, message: str, key: str = '') -> None:
+        super().__init__(message)
+        self.key = key
 
 
 def apply_flags(root: Node, *, iters: int | None, batch_size: int | None, learning_rate: float | None) -> None:
@@ -35,25 +43,37 @@ def apply_flags(root: Node, *, iters: int | None, batch_size: int | None, learni
     _set(root, ('lr_scheduler', 'learning_rate'), learning_rate, f'--learning_rate {learning_rate}')
 
 
-def apply_opts(root: Node, opts: Sequence[str]) -> None:
+def apply_opts(root: Node, opts: Sequence[str]) -> list[Problem]:
     """Apply 'key.path=value' texts in order, each on top of the ones before.
 
     A key that the tree has is replaced (a mapping too, whole). A key that it does not have must be one that belongs
     there: a known section, or an argument of the component whose mapping it would join.
 
-    Raises:
-        UserError: no '=', a key that belongs nowhere, a list position out of range, a value that is not YAML.
+    Returns:
+        One problem for each option that was left out: no '=', a key that belongs nowhere, a list position out of range,
+        a value that is not YAML.
     """
+    refused = []
     for text in opts:
-        path, separator, value = str(text).partition('=')
-        path = path.strip()
-        if not separator or not path or not all(path.split('.')):
-            raise UserError(f'--opts {text}: must be key.path=value, for example --opts model.num_classes=11.')
+        source = f'--opts {text}'
         try:
-            parsed = _value(value.strip())
-        except UserError as error:
-            raise UserError(f'--opts {text}: {error}') from error
-        _set(root, _resolve(root, path.split('.'), text), parsed, f'--opts {text}')
+            path, value = _parse(str(text))
+            _set(root, _resolve(root, path.split('.')), value, source)
+        except _RefusedOption as refusal:
+            refused.append(Problem(source, 0, refusal.key, str(refusal)))
+    return refused
+
+
+def _parse(text: str) -> tuple[str, Any]:
+    """The dotted key and the value of 'key.path=value'."""
+    path, separator, value = text.partition('=')
+    path = path.strip()
+    if not separator or not path or not all(path.split('.')):
+        raise _RefusedOption('must be key.path=value, for example --opts model.num_classes=11.')
+    try:
+        return path, _value(value.strip())
+    except UserError as error:
+        raise _RefusedOption(str(error), path) from error
 
 
 def _value(text: str) -> Any:
@@ -68,38 +88,38 @@ def _value(text: str) -> Any:
     return list(literal) if isinstance(literal, tuple) else literal
 
 
-def _resolve(root: Node, keys: list[str], text: str) -> tuple:
+def _resolve(root: Node, keys: list[str]) -> tuple:
     """The key path with list positions as numbers, after a check that every step may exist."""
     path: tuple = ()
     for key in keys:
         node = root.at(path)
         if node is not None and isinstance(node.value, list):
-            path = (*path, _position(key, node.value, path, text))
+            path = (*path, _position(key, node.value, path))
             continue
         if node is not None and node.value is not None and not isinstance(node.value, dict):
-            raise UserError(f'--opts {text}: {dotted(path)} is the value {node.value!r} and has no keys inside.')
+            raise _RefusedOption(f'{dotted(path)} is the value {node.value!r} and has no keys inside.', dotted(keys))
         present = node.value if node is not None and node.value else {}
         if key not in present:
-            _require_accepted(root, path, key, present, text)
+            _require_accepted(root, path, key, present)
         path = (*path, key)
     return path
 
 
-def _position(key: str, items: list, path: tuple, text: str) -> int:
+def _position(key: str, items: list, path: tuple) -> int:
     if not key.isdecimal() or int(key) >= len(items):
         known = f'0 to {len(items) - 1}' if items else 'none, it is empty'
-        raise UserError(f'--opts {text}: {dotted(path)} is a list, its positions are {known}; got {key!r}.')
+        raise _RefusedOption(f'{dotted(path)} is a list, its positions are {known}; got {key!r}.', dotted((*path, key)))
     return int(key)
 
 
-def _require_accepted(root: Node, path: tuple, key: str, present: dict, text: str) -> None:
+def _require_accepted(root: Node, path: tuple, key: str, present: dict) -> None:
     accepted = accepted_keys(root.plain(), path)
     if accepted is None or key in accepted:
         return
     names = [*accepted, *present]
     near = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
     hint = f', did you mean {dotted((*path, near[0]))}?' if near else f'; known there: {", ".join(sorted(set(names)))}.'
-    raise UserError(f'--opts {text}: unknown key {dotted((*path, key))}{hint}')
+    raise _RefusedOption(f'unknown key{hint}', dotted((*path, key)))
 
 
 def _set(root: Node, path: tuple, value: Any, source: str) -> None:

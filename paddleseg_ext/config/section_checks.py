@@ -129,7 +129,9 @@ def check_schedule(review: Review) -> Iterator[Finding]:
     if _is_number(warmup) and warmup < 0:
         yield (*path, 'warmup_iters'), f'must not be negative, got {warmup}'
     if _is_number(warmup) and _is_number(iters) and warmup >= iters:
-        yield (*path, 'warmup_iters'), f'{warmup} warm-up steps do not fit into the {iters} steps of iters'
+        shorter = max(int(iters) // 10, 0)
+        yield (*path, 'warmup_iters'), (f'{warmup} warm-up steps do not fit into the {iters} steps of iters; shorten '
+                                        f'them, for example by `--opts lr_scheduler.warmup_iters={shorter}`')
 
 
 def check_sliding(review: Review) -> Iterator[Finding]:

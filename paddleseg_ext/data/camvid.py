@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from paddleseg_ext.data.image_io import foreign_parts
 from paddleseg_ext.data.pairs import PairsDataset, read_list
 from paddleseg_ext.errors import UserError
 from paddleseg_ext.registry import register
@@ -100,18 +101,8 @@ def _listed_pairs(root: Path, listing: Path) -> list[tuple[Path, Path]]:
     for number, fields in enumerate(lines, 1):
         if len(fields) != 2:
             raise UserError(f'{listing}:{number}: expected `image label`, found {len(fields)} fields')
-    skipped = _foreign_parts(root, [fields[0] for fields in lines])
+    skipped = foreign_parts(root, [fields[0] for fields in lines])
     return [tuple(root.joinpath(*Path(path.lstrip('/')).parts[skipped:]) for path in fields) for fields in lines]
-
-
-def _foreign_parts(root: Path, paths: list[str]) -> int:
-    """Returns how many leading parts of the listed paths belong to the machine that the list was written on."""
-    for path in paths:
-        parts = Path(path.lstrip('/')).parts
-        for skipped in range(len(parts)):
-            if root.joinpath(*parts[skipped:]).is_file():
-                return skipped
-    return 0
 
 
 def _full_resolution_pairs(root: Path, split: str) -> list[tuple[Path, Path]]:

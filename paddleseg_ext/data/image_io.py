@@ -15,6 +15,8 @@ float, 32 bit              refused by name
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from PIL import Image
 
 from paddleseg_ext.errors import UserError
 
-__all__ = ['IMAGE_SUFFIXES', 'ImageItem', 'displayable', 'list_images', 'preprocess', 'read_image']
+__all__ = ['IMAGE_SUFFIXES', 'ImageItem', 'displayable', 'foreign_parts', 'list_images', 'preprocess', 'read_image']
 
 IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 
@@ -52,7 +54,8 @@ def list_images(path: str | Path, *, leave_out: str | Path | None = None) -> lis
 
     Args:
         path: an image; a folder, searched with its sub-folders (names that start with a dot are left out); or a list
-            file with lines ``image`` or ``image label``, relative to the folder of the list.
+            file with lines ``image`` or ``image label``, relative to the folder of the list. Absolute paths of the
+            machine that a list was written on are matched from their end, see :func:`foreign_parts`.
         leave_out: a folder inside the searched one that is not searched: the results' own.
 
     Returns:
@@ -77,6 +80,25 @@ def list_images(path: str | Path, *, leave_out: str | Path | None = None) -> lis
     return items
 
 
+def foreign_parts(root: Path, names: Iterable[str]) -> int:
+    """How many leading parts of listed paths belong to the machine that the list was written on.
+
+    Args:
+        root: the folder that the paths are to be found in.
+        names: paths as they are in the list, such as ``/SegNet/CamVid/val/a.png`` for ``val/a.png``.
+
+    Returns:
+        the number of parts to leave away, the same for all: of the first path that is a file below `root` without
+        them; 0 when there is none.
+    """
+    for name in names:
+        parts = Path(name.lstrip('/')).parts
+        for skipped in range(len(parts)):
+            if os.path.isfile(root.joinpath(*parts[skipped:])):
+                return skipped
+    return 0
+
+
 def read_image(path: str | Path, *, channels: int = 3) -> np.ndarray:
     """One image as OpenCV gives it to PaddleSeg's transforms.
 
@@ -92,7 +114,7 @@ def read_image(path: str | Path, *, channels: int = 3) -> np.ndarray:
         UserError: missing, unreadable or cut-off files, types other than 8 and 16 bit, other numbers of channels.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises where a folder above may not be entered
         raise UserError(f'{path}: no such file.')
     if channels not in (1, 3):
         return _read_bands(path, channels)
@@ -154,20 +176,30 @@ def _in_list(path: Path) -> list[ImageItem]:
         lines = path.read_text(encoding='utf-8').splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f'{path}: neither an image ({", ".join(IMAGE_SUFFIXES)}) nor a list file in UTF-8.') from error
+    folder = path.parent
+    # NOTE: a line that names a file as a whole is one image, because names may hold spaces.
+    entries = [[line] if os.path.isfile(folder / line) else line.split() for line in map(str.strip, lines) if line]
+    skipped = foreign_parts(folder, (image for image, *_ in entries if _is_foreign(image)))
     items = {}
-    for line in filter(None, map(str.strip, lines)):
-        # NOTE: a line that names a file as a whole is one image, because names may hold spaces.
-        whole = (path.parent / line).is_file()
-        image, *rest = [line] if whole else line.split()
-        file = path.parent / image
-        label = path.parent / rest[0] if rest else None
-        items.setdefault(file, ImageItem(file, _below(image), label))
+    for image, *rest in entries:
+        name = _own_name(folder, image, skipped)
+        label = folder / _own_name(folder, rest[0], skipped) if rest else None
+        items.setdefault(folder / name, ImageItem(folder / name, _below(name), label))
     return list(items.values())
 
 
-def _below(name: str) -> Path:
-    """A name of a list file as a path that cannot leave the output folder."""
-    path = Path(name)
+def _is_foreign(name: str) -> bool:
+    return os.path.isabs(name) and not os.path.isfile(name)
+
+
+def _own_name(folder: Path, name: str, skipped: int) -> Path:
+    """A listed path without its foreign parts where that is a file in `folder`, otherwise as it is."""
+    own = Path(*Path(name).parts[1 + skipped:])  # the first part is the root of the file system
+    return own if _is_foreign(name) and os.path.isfile(folder / own) else Path(name)
+
+
+def _below(path: Path) -> Path:
+    """A path of a list file as one that cannot leave the output folder."""
     return Path(*[part for part in path.parts if part not in ('..', path.anchor)])
 
 

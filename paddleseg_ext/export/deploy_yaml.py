@@ -82,6 +82,7 @@ def deploy_section(tree: dict, model: paddle.nn.Layer, *, input_shape: Sequence[
         'class_names': [str(name) for name in class_names(tree, num_classes)],
         'colors': [[int(value) for value in color] for color in class_colors(tree, num_classes)],
         'in_channels': int(input_shape[1]),
+        **_minimum_size(model),
         'test': copy.deepcopy(tree.get('test_config') or {}),
         'versions': {'paddlepaddle': paddle.__version__, 'paddleseg': paddleseg.__version__,
                      'paddleseg_ext': __version__},
@@ -94,6 +95,15 @@ def write_deploy_yaml(folder: Path, section: dict, *, program: str, params: str)
     tree = {'Deploy': {'model': program, 'params': params, **section, 'sha256': sha256}}
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
     atomic_write_text(folder / 'deploy.yaml', text)
+
+
+def _minimum_size(model: paddle.nn.Layer) -> dict:
+    """The entry `minimum_size` of a model that says which images are too small for it; none of others.
+
+    NOTE: the model's own check cannot be in the program, where height and width are not known while tracing.
+    """
+    size = getattr(model, 'minimum_size', None)
+    return {'minimum_size': size} if isinstance(size, int) else {}
 
 
 def _dataset_classes(tree: dict) -> int:

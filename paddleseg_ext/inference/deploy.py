@@ -38,6 +38,7 @@ class Deployment:
         in_channels: image channels.
         num_classes: classes of the model; 0 where the file does not say (PaddleSeg's own exports).
         ignore_index: label value that evaluation leaves out.
+        minimum_size: smallest height and width, in pixels after the transforms; 0 where the file does not say.
         onednn: whether oneDNN computes the program rightly, as found when it was exported.
         class_names, colors: one per class; empty where the file does not say.
         test: the `test_config` of the training YAML, for people; whole images are run whatever it says.
@@ -53,6 +54,7 @@ class Deployment:
     in_channels: int = 3
     num_classes: int = 0
     ignore_index: int = 255
+    minimum_size: int = 0
     onednn: bool = True
     class_names: list = field(default_factory=list)
     colors: list = field(default_factory=list)
@@ -87,6 +89,7 @@ class Deployment:
             in_channels=in_channels,
             num_classes=int(section.get('num_classes') or 0),
             ignore_index=int(section.get('ignore_index', 255)),
+            minimum_size=_minimum_size(path, section),
             onednn=section.get('onednn') is not False,
             class_names=_entries(path, section, 'class_names'),
             colors=_entries(path, section, 'colors'),
@@ -158,6 +161,13 @@ def _input_shape(path: Path, section: dict) -> tuple:
     if not isinstance(shape, list) or len(shape) != 4 or not all(isinstance(side, int) for side in shape):
         raise UserError(f'{path}: input_shape is {shape!r}, expected four whole numbers [N, C, H, W], -1 for any.')
     return tuple(shape)
+
+
+def _minimum_size(path: Path, section: dict) -> int:
+    size = section.get('minimum_size') or 0
+    if not isinstance(size, int) or size < 0:
+        raise UserError(f'{path}: minimum_size is {size!r}, expected a whole number of pixels.')
+    return size
 
 
 def _named_file(path: Path, section: dict, key: str) -> Path:

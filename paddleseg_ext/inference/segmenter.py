@@ -76,7 +76,8 @@ class Segmenter:
             tag: kept in the result.
 
         Raises:
-            UserError: the transforms cannot take the image, or they give a size that the program does not.
+            UserError: the transforms cannot take the image, or they give a size that the program or its model does
+                not take.
         """
         with self.stopwatch.time('pre'):
             pixels, trans_info = preprocess(image, self._compose)
@@ -86,6 +87,10 @@ class Segmenter:
                 raise UserError(f'after the transforms {name} is {given}, and the program was exported for {wanted} '
                                 f'(input_shape {list(self.deployment.input_shape)}). Export with that side -1, or with '
                                 'transforms that resize or pad to it.')
+        least, (height, width) = self.deployment.minimum_size, pixels.shape[-2:]
+        if min(height, width) < least:
+            raise UserError(f'the exported model needs images of at least {least}×{least} pixels, but got '
+                            f'{height}×{width} (height × width); pad or enlarge them.')
         return Prepared(pixels, list(trans_info), tag)
 
     def predict(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:

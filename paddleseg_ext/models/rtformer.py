@@ -33,8 +33,6 @@ from paddleseg_ext.registry import register
 
 __all__ = ['DAPPM', 'RTFormer', 'RTFormerBlock', 'SegmentationHead']
 
-MINIMUM_SIZE = 32
-
 # DAPPM: (kernel, stride, padding) of each average pool; None is the global pool.
 DAPPM_POOLS = ((5, 2, 2), (9, 4, 4), (17, 8, 8), None)
 
@@ -226,8 +224,10 @@ class RTFormer(nn.Layer):
     evaluation, `[main, auxiliary]` in training with `use_aux_head`.
 
     Raises:
-        ValueError: an argument is out of its range, or an image is smaller than 32 pixels.
+        ValueError: an argument is out of its range, or an image is smaller than `minimum_size` pixels.
     """
+
+    minimum_size = 32  # of height and width; exports write it to deploy.yaml
 
     def __init__(self,
                  num_classes: int,
@@ -280,9 +280,9 @@ class RTFormer(nn.Layer):
         return 2 if arguments.get('use_aux_head', True) else 1
 
     def forward(self, x: paddle.Tensor) -> list[paddle.Tensor]:
-        if paddle.in_dynamic_mode() and min(x.shape[2:]) < MINIMUM_SIZE:
-            raise ValueError(f'RTFormer needs images of at least {MINIMUM_SIZE}×{MINIMUM_SIZE} pixels, but got '
-                             f'{x.shape[2]}×{x.shape[3]} (height × width); pad or enlarge them.')
+        if paddle.in_dynamic_mode() and min(x.shape[2:]) < self.minimum_size:
+            raise ValueError(f'RTFormer needs images of at least {self.minimum_size}×{self.minimum_size} pixels, but '
+                             f'got {x.shape[2]}×{x.shape[3]} (height × width); pad or enlarge them.')
         quarter = self.layer1(self.conv1(x))  # [N, c, H/4, W/4]
         eighth = self.layer2(F.relu(quarter))  # [N, 2c, H/8, W/8]
         low = self.layer3(F.relu(eighth))  # [N, 4c, H/16, W/16]
