@@ -10,6 +10,8 @@ help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
 
 $(STAMP): setup.py pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 9) <= v <= (3, 12) or sys.exit("Python 3.9 to 3.12 is \
+	needed, this is %d.%d: choose one, as in make PYTHON=python3.11" % v)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cpu,test]'
 	touch $@

@@ -79,6 +79,12 @@ def test_folder_holds_what_deploy_yaml_names(report):
     assert [path.name for path in report.folder.parent.iterdir()] == [report.folder.name]  # no temporary folder left
 
 
+def test_minimum_size_is_written_where_the_model_has_one(report, tmp_path):
+    assert Deployment.read(report.folder).minimum_size == RTFormer.minimum_size == 32
+    export_model(TinySegmentor(), tmp_path / 'out', tree=TREE, verification=False)
+    assert 'minimum_size' not in yaml.safe_load((tmp_path / 'out' / 'deploy.yaml').read_text())['Deploy']
+
+
 def test_paddleseg_reads_our_deploy_yaml(report):
     from paddleseg.deploy.infer import DeployConfig
     config = DeployConfig(str(report.folder / 'deploy.yaml'))
@@ -281,10 +287,14 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch):
 
     import cv2
 
+    from paddleseg_ext.cli.main import main
+    from paddleseg_ext.config import load_config
+
     readme = (Path(__file__).parents[1] / 'deploy' / 'README.md').read_text()
     with_package, bare = re.findall(r'```python\n(.*?)```', readme, re.DOTALL)
-    tree = {'model': {'num_classes': 5}, 'val_dataset': {'transforms': [{'type': 'Normalize', 'mean': [0.5] * 3,
-                                                                         'std': [0.5] * 3}]}}
+    transforms = load_config('rtformer_slim_camvid_480x360_30k').tree['val_dataset']['transforms']
+    assert transforms == [{'type': 'Normalize', 'mean': [0.485, 0.456, 0.406], 'std': [0.229, 0.224, 0.225]}]
+    tree = {'model': {'num_classes': 5}, 'val_dataset': {'transforms': transforms}}
     export_model(TinySegmentor(), tmp_path / 'deploy_camvid', tree=tree, verification=False)
     for name in ('a.jpg', 'b.jpg'):
         cv2.imwrite(str(tmp_path / name), np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8))
@@ -295,4 +305,8 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch):
         bare = bare.replace('model.json', 'model.pdmodel').replace('config.enable_new_ir', '# ')
         bare = bare.replace('config.enable_new_executor', '# ')
     exec(bare, scope)
-    np.testing.assert_array_equal(scope['labels'], scope['masks'][0])
+    assert main(['infer', '--config', 'deploy_camvid', '--image_path', 'a.jpg', '--save_dir', 'result']) == 0
+    inferred = cv2.imread('result/label_ids/a.png', cv2.IMREAD_GRAYSCALE)
+    assert len(np.unique(inferred)) > 1
+    np.testing.assert_array_equal(scope['labels'], inferred)
+    np.testing.assert_array_equal(scope['masks'][0], inferred)

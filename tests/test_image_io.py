@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -160,6 +161,25 @@ def test_lists_keep_their_order_and_cannot_leave_the_output_folder(folder):
     assert all(not item.relative.is_absolute() and '..' not in item.relative.parts for item in items)
 
 
+def test_lists_of_another_machine_are_matched_from_their_end(folder):
+    listing = folder / 'list.txt'
+    for name in ('val/a.png', 'valannot/a.png', 'val/b.png'):
+        (folder / name).parent.mkdir(exist_ok=True)
+        save(folder / name, noise(4, 4, 3))
+    line = '/SegNet/CamVid/val/{0}.png /SegNet/CamVid/valannot/{0}.png\n'
+    listing.write_text(f'{line.format("gone")}{line.format("a")}{line.format("b")}{folder}/b.jpg\nval/a.png\n')
+    gone, first, unlabelled, absolute = list_images(listing)
+    assert first == ImageItem(folder / 'val/a.png', Path('val/a.png'), folder / 'valannot/a.png')
+    assert unlabelled.path == folder / 'val/b.png'
+    assert unlabelled.label == Path('/SegNet/CamVid/valannot/b.png')  # not the folder's own b of another kind
+    assert absolute.path == folder / 'b.jpg'
+    with pytest.raises(UserError, match='^/SegNet/CamVid/val/gone.png: no such file'):
+        read_image(gone.path)
+    listing.write_text('/elsewhere/x.png\n')
+    with pytest.raises(UserError, match='^/elsewhere/x.png: no such file'):
+        read_image(list_images(listing)[0].path)
+
+
 def test_paths_without_images_are_refused(tmp_path):
     with pytest.raises(UserError, match='no such file or folder'):
         list_images(tmp_path / 'none')
@@ -174,7 +194,6 @@ def test_paths_without_images_are_refused(tmp_path):
 
 
 def items_of(*names, root='/in'):
-    from pathlib import Path
     return [ImageItem(Path(root) / name, Path(name)) for name in names]
 
 

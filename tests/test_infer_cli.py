@@ -94,6 +94,41 @@ def test_bad_images_are_named_and_the_others_done(exported, pictures, tmp_path, 
     assert '1 thread, oneDNN off' in text and not (tmp_path / 'timed').exists()
 
 
+def test_small_images_are_refused_as_by_predict(exported, pictures, tmp_path, capsys):
+    path, weights, folder = exported
+    assert run_export(exported, '--without_verify') == 0
+    (tmp_path / 'in').mkdir()
+    Image.new('RGB', (40, 31)).save(tmp_path / 'in' / 'small.png')
+    shutil.copy(pictures / '1.png', tmp_path / 'in' / 'fine.png')
+    verbs = {'infer': ['--config', str(folder), '--batch_size', '2'],
+             'predict': ['--config', str(path), '--model_path', str(weights)]}
+    for verb, arguments in verbs.items():
+        capsys.readouterr()
+        save_dir = tmp_path / verb
+        assert main([verb, *arguments, '--image_path', str(tmp_path / 'in'), '--save_dir', str(save_dir)]) == 1
+        assert ('needs images of at least 32×32 pixels, but got 31×40 (height × width); pad or enlarge them.'
+                in capsys.readouterr().err)
+        assert [file.name for file in (save_dir / 'label_ids').iterdir()] == ['fine.png']
+
+
+def test_lists_of_another_machine(exported, pictures, tmp_path, capsys):
+    path, weights, folder = exported
+    assert run_export(exported, '--without_verify') == 0
+    listing = tmp_path / 'camvid' / 'val.txt'
+    for kind, source in (('val', '1.png'), ('valannot', '1_label.png')):
+        (listing.parent / kind).mkdir(parents=True)
+        shutil.copy(pictures / source, listing.parent / kind / 'a.png')
+    listing.write_text('/SegNet/CamVid/val/a.png /SegNet/CamVid/valannot/a.png\n')
+    capsys.readouterr()
+    assert main(['infer', '--config', str(folder), '--image_path', str(listing), '--evaluate',
+                 '--save_dir', str(tmp_path / 'infer')]) == 0
+    assert '1 of 1 images done' in capsys.readouterr().out
+    assert main(['predict', '--config', str(path), '--model_path', str(weights), '--image_path', str(listing),
+                 '--save_dir', str(tmp_path / 'predict')]) == 0
+    for verb in ('infer', 'predict'):
+        assert (tmp_path / verb / 'label_ids' / 'val' / 'a.png').is_file()
+
+
 def test_refusals(exported, pictures, tmp_path, capsys):
     assert run_export(exported, '--without_verify') == 0
     for flags, text in ((['--precision', 'fp16'], '--precision fp16 on the CPU'),

@@ -115,6 +115,26 @@ def test_fixed_shapes(model, tmp_path, images):
         segmenter.predict(images[1:2])
 
 
+def test_images_below_the_minimum_size_are_refused(folder, tmp_path):
+    image = np.zeros((40, 31, 3), np.uint8)
+    deployment = Deployment.read(folder)
+    assert deployment.minimum_size == 0
+    assert Segmenter(deployment, open_runner(deployment)).predict([image])[0].shape == (40, 31)
+    deployment = Deployment.read(edited(folder, tmp_path, lambda section: section.update(minimum_size=32)))
+    segmenter = Segmenter(deployment, open_runner(deployment))
+    with pytest.raises(UserError, match=r'needs images of at least 32×32 pixels, but got 40×31 \(height × width\); '
+                                        'pad or enlarge them'):
+        segmenter.prepare(image)
+    assert segmenter.predict([np.zeros((32, 32, 3), np.uint8)])[0].shape == (32, 32)
+
+
+def test_minimum_size_is_that_after_the_transforms(model, tmp_path):
+    folder = export(model, tmp_path / 'out', [NORMALIZE, PADDING])
+    deployment = Deployment.read(edited(folder, tmp_path, lambda section: section.update(minimum_size=96)))
+    mask = Segmenter(deployment, open_runner(deployment)).predict([np.zeros((20, 24, 3), np.uint8)])[0]
+    assert mask.shape == (20, 24)
+
+
 def test_runner_follows_the_protocol(folder):
     runner = open_runner(Deployment.read(folder), PaddleOptions(cpu_threads=1))
     assert isinstance(runner, Runner)
@@ -194,6 +214,7 @@ def edited(folder, tmp_path, change):
     ({'params': None}, 'Deploy lacks params'),
     ({'output_op': 'max'}, "output_op is 'max', expected one of argmax, softmax, none"),
     ({'input_shape': [1, 3]}, r'input_shape is \[1, 3\], expected four whole numbers'),
+    ({'minimum_size': 'small'}, "minimum_size is 'small', expected a whole number of pixels"),
     ({'transforms': 'Normalize'}, 'Deploy.transforms must be a list'),
     ({'class_names': ['road']}, 'class_names has 1 entries for 4 classes'),
     ({'in_channels': None, 'input_shape': [-1, -1, -1, -1]}, 'in_channels is missing'),
