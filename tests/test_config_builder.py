@@ -104,3 +104,15 @@ def test_a_plain_layer_name_is_accepted(tree, config_of):
         'type': 'VisionTransformer', 'norm_layer': 'nn.LayerNorm', 'embed_dim': 12, 'num_heads': 2, 'depth': 1,
         'img_size': 32, 'final_norm': True}}
     assert type(make_builder(config_of(tree)).model).__name__ == 'LinearSegmenter'
+
+
+def test_refused_options_stop_the_builder(config_of, tree):
+    with pytest.raises(UserError, match='--opts itres=5: itres: unknown key, did you mean iters'):
+        make_builder(config_of(tree, opts=['itres=5']))
+
+
+def test_a_warmup_of_no_steps_is_none(tiny_tree, write_yaml):
+    tiny_tree['lr_scheduler'].update(warmup_iters=0, warmup_start_lr=1e-6)
+    schedule = make_builder(load_config(write_yaml(tiny_tree))).lr_scheduler
+    assert type(schedule).__name__ == 'PolynomialDecay'
+    assert schedule.get_lr() == tiny_tree['lr_scheduler']['learning_rate']

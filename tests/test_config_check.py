@@ -89,6 +89,10 @@ CASES = {
     'a model for a data set': ('type: Dataset', 'type: UNet',
                                ['4: train_dataset.type: UNet is a model, but a dataset is needed here']),
     'no type': ('  type: AdamW\n', '', ['29: optimizer: has no type; write which optimizer it is, .*type: AdamW']),
+    'misspelt type': ('  type: AdamW', '  tpye: AdamW', ['29: optimizer: has no type; write which optimizer it is',
+                                                         '30: optimizer.tpye: unknown key, did you mean type[?]$']),
+    'misspelt second type': ('type: AdamW', 'type: AdamW\n  tpye: SGD',
+                             ['31: optimizer.tpye: unknown key, AdamW has no such argument, did you mean type[?]$']),
     'type that is no text': ('type: AdamW', 'type: [AdamW]',
                              [r'30: optimizer.type: must be the name of an optimizer, got']),
     'unknown argument': ('output_stride: 8', 'output_strid: 8',
@@ -159,7 +163,10 @@ CASES = {
     'warm-up without its start': ('  warmup_start_lr: 0.001\n', '',
                                   ['32: lr_scheduler.warmup_start_lr: missing, warmup_iters needs it']),
     'warm-up longer than the training': ('warmup_iters: 10', 'warmup_iters: 100',
-                                         ['35: lr_scheduler.warmup_iters: 100 warm-up steps do not fit into the 100']),
+                                         ['35: lr_scheduler.warmup_iters: 100 warm-up steps do not fit into the 100 '
+                                          'steps of iters; shorten them, .* `--opts lr_scheduler.warmup_iters=10`$']),
+    'warm-up in one step of training': ('iters: 100', 'iters: 1', ['10 warm-up steps do not fit into the 1 steps of '
+                                                                   'iters; remove warmup_iters and warmup_start_lr$']),
     'unknown test key': ('is_slide: true', 'is_slid: true', ['43: test_config.is_slid: unknown.* mean is_slide']),
     'window without a step': ('  stride: [48, 48]\n', '', ['42: test_config.stride: missing, is_slide needs it']),
     'step larger than the window': ('stride: [48, 48]', 'stride: [48, 80]',
@@ -255,6 +262,34 @@ def test_arguments_left_over_from_a_base_of_another_type(tmp_path):
     assert check_config(load_config(child), paths=False) == []
 
 
+def chain_problem(folder, **optimizers):
+    """The only problem of a chain of files, each based on the one before, the first holding the rest of VALID."""
+    rest = VALID.replace('optimizer:\n  type: AdamW\n  weight_decay: 0.01\n', '')
+    for base, (name, lines) in zip([None, *optimizers], optimizers.items()):
+        head = f'_base_: {base}.yml\n' if base else rest
+        (folder / f'{name}.yml').write_text(f'{head}optimizer:\n  {lines}\n')
+    (problem,) = check_config(load_config(folder / f'{name}.yml'), paths=False)
+    return problem
+
+
+@pytest.mark.parametrize('files, own, replaced_in', [
+    ({'base': 'type: AdamW', 'leaf': 'beta3: 1'}, 'leaf', None),
+    ({'base': 'type: AdamW', 'middle': 'beta1: 0.9', 'leaf': 'beta3: 1'}, 'leaf', None),
+    ({'base': 'type: AdamW', 'middle': 'beta3: 1', 'leaf': 'weight_decay: 0.1'}, 'middle', None),
+    ({'base': 'beta1: 0.9\n  type: AdamW', 'leaf': 'type: SGD'}, 'base', 'leaf.yml:3'),
+    ({'base': 'beta1: 0.9\n  type: AdamW', 'middle': 'type: SGD', 'leaf': 'weight_decay: 0.1'}, 'base', 'middle.yml:3'),
+    ({'base': 'beta1: 0.9\n  type: AdamW', 'middle': 'weight_decay: 0.1', 'leaf': 'type: SGD'}, 'base', 'leaf.yml:3'),
+    ({'base': 'type: AdamW', 'middle': 'beta1: 0.9', 'leaf': 'type: SGD'}, 'middle', 'leaf.yml:3'),
+    ({'base': 'type: AdamW', 'middle': 'type: SGD', 'leaf': 'beta1: 0.9'}, 'leaf', None),
+])
+def test_only_keys_below_a_replaced_type_are_called_inherited(tmp_path, files, own, replaced_in):
+    problem = chain_problem(tmp_path, **files)
+    assert problem.file == str(tmp_path / f'{own}.yml')
+    assert 'unknown key' in problem.message and ('_inherited_' in problem.message) == (replaced_in is not None)
+    if replaced_in:
+        assert f'comes from the base, whose type was replaced in {tmp_path}/{replaced_in};' in problem.message
+
+
 def test_sgd_with_momentum_is_momentum(check):
     assert check(('type: AdamW', 'type: SGD\n  momentum: 0.9\n  use_nesterov: true')) == []
     assert any('SGD has no such argument' in each for each in check(('type: AdamW', 'type: sgd\n  use_nesterov: true')))
@@ -281,6 +316,23 @@ def test_problems_of_options_name_the_option(check):
     assert any(each.startswith('--opts iters=5: iters: ') or 'warmup' in each for each in problems)
     assert any(each.startswith('--opts model.type=Unet: model.type: unknown model Unet, did you mean UNet') for each
                in problems)
+
+
+def test_refused_options_are_problems_among_the_others(check):
+    problems = check(('iters: 100', 'itres: 100'), opts=['optimizer.weight_decai=0', 'loss.coef.7=1', 'batch_size=0'])
+    assert ('--opts optimizer.weight_decai=0: optimizer.weight_decai: unknown key, did you mean '
+            'optimizer.weight_decay?') in problems
+    assert "--opts loss.coef.7=1: loss.coef.7: loss.coef is a list, its positions are 0 to 0; got '7'." in problems
+    assert '--opts batch_size=0: batch_size: must be at least 1, got 0' in problems
+    assert '2: itres: unknown key, did you mean iters?' in problems
+
+
+def test_require_valid_lists_refused_options(tmp_path):
+    path = tmp_path / 'x.yml'
+    path.write_text(VALID.replace('AdamW', 'AdamV'))
+    with pytest.raises(UserError, match=r'2 problems in the configuration:\n  --opts model\.num_clases=3: '
+                                        r'model\.num_clases: unknown key, did you mean(.|\n)*AdamV'):
+        require_valid(load_config(path, opts=['model.num_clases=3']), paths=False)
 
 
 def test_require_valid_lists_everything(tmp_path):

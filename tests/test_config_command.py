@@ -76,5 +76,12 @@ def test_schema(run, tmp_path):
 
 
 def test_wrong_options_are_user_errors(run, files):
-    with pytest.raises(UserError, match='unknown key itres, did you mean iters'):
-        run('show', '--config', files[1], '--opts', 'itres=5')
+    with pytest.raises(UserError, match=r'itres: unknown key, did you mean iters\?\n--opts loss: must be key.path='):
+        run('show', '--config', files[1], '--opts', 'itres=5', 'loss')
+
+
+def test_check_reports_wrong_options_with_the_rest(run, files):
+    code, out = run('check', '--config', files[1], '--opts', 'model.num_clases=3')
+    assert code == 1
+    assert '--opts model.num_clases=3: model.num_clases: unknown key, did you mean model.num_classes?' in out
+    assert 'child.yml:1: optimizer: missing' in out

@@ -1,4 +1,5 @@
 """Reading YAML: bases, overrides, places, and what is refused. Nothing here needs Paddle, but for the --opts keys."""
+import re
 import subprocess
 import sys
 import textwrap
@@ -227,10 +228,11 @@ def test_options(write, option, path, value):
 
 
 @pytest.mark.parametrize('option, message', [
-    ('itres=5', 'unknown key itres, did you mean iters'),
-    ('model.num_clases=5', r'unknown key model\.num_clases, did you mean model\.num_classes'),
-    ('model.use_deconvolution=1', r'unknown key model\.use_deconvolution, did you mean model\.use_deconv'),
-    ('loss.coeff=[1]', r'unknown key loss\.coeff, did you mean loss\.coef'),
+    ('itres=5', r'itres: unknown key, did you mean iters\?$'),
+    ('model.num_clases=5', r'model\.num_clases: unknown key, did you mean model\.num_classes\?$'),
+    ('model.use_deconvolution=1', r': model\.use_deconvolution: unknown key, did you mean model\.use_deconv\?'),
+    ('loss.coeff=[1]', r'loss\.coeff: unknown key, did you mean loss\.coef\?'),
+    ('optimizer.tpye=SGD', r'optimizer\.tpye: unknown key, did you mean optimizer\.type\?'),
     ('test_config.is_slid=1', 'did you mean test_config.is_slide'),
     ('loss.coef.2=1', r"loss\.coef is a list, its positions are 0 to 1; got '2'"),
     ('loss.coef.first=1', "positions are 0 to 1; got 'first'"),
@@ -241,8 +243,19 @@ def test_options(write, option, path, value):
     ('iters=[1', 'not YAML'),
 ])
 def test_options_that_are_refused(write, option, message):
+    config = load_config(write(a=SMALL), opts=[option, 'seed=1'])
+    (problem,) = config.refused
+    assert (problem.file, problem.line) == (f'--opts {option}', 0) and re.search(message, str(problem))
+    assert config.tree == {**load_config(config.path).tree, 'seed': 1}
     with pytest.raises(UserError, match=message):
-        load_config(write(a=SMALL), opts=[option])
+        config.require_options()
+
+
+def test_all_refused_options_are_listed(write):
+    config = load_config(write(a=SMALL), opts=['itres=5', 'iters=5', 'loss.coef.2=1'])
+    assert config.tree['iters'] == 5
+    with pytest.raises(UserError, match=r'--opts itres=5: itres: unknown key(.|\n)*\n--opts loss\.coef\.2=1: '):
+        config.require_options()
 
 
 def test_options_build_on_one_another(write):

@@ -35,6 +35,7 @@ def make_builder(config: Config) -> SegBuilder:
     _quieten_paddleseg()
     tree = config.tree
     _whole_number_decay_to_float(tree)
+    _no_warmup(tree)
     try:
         return TreeBuilder(TreeConfig(tree))
     except (RuntimeError, KeyError, TypeError, AttributeError) as error:
@@ -66,6 +67,14 @@ def code_problem(path: tuple, value: object) -> str | None:
 def _quieten_paddleseg() -> None:
     from paddleseg.utils import logger
     logger.log_level = min(logger.log_level, QUIET_LEVEL)
+
+
+def _no_warmup(tree: dict) -> None:
+    # NOTE: `warmup_iters: 0` means none, but PaddleSeg would build a warm-up of no steps, which Paddle refuses.
+    schedule = tree.get('lr_scheduler')
+    if isinstance(schedule, dict) and schedule.get('warmup_iters') == 0:
+        del schedule['warmup_iters']
+        schedule.pop('warmup_start_lr', None)
 
 
 def _whole_number_decay_to_float(tree: dict) -> None:

@@ -65,7 +65,8 @@ def check_arguments(review: Review) -> Iterator[Finding]:
                 yield (*part.path, key), f'{part.name} sets this argument itself, remove it here'
             elif not signature.open:
                 hint = suggestion(key, {'type', *signature.arguments, *extra})
-                yield (*part.path, key), f'unknown key, {part.name} has no such argument{hint}' + _inherited(review, part, node)
+                advice = hint + _inherited(review, part, node)
+                yield (*part.path, key), f'unknown key, {part.name} has no such argument{advice}'
 
 
 def _inherited(review: Review, part: Part, node: Node) -> str:

@@ -129,9 +129,10 @@ def check_schedule(review: Review) -> Iterator[Finding]:
     if _is_number(warmup) and warmup < 0:
         yield (*path, 'warmup_iters'), f'must not be negative, got {warmup}'
     if _is_number(warmup) and _is_number(iters) and warmup >= iters:
-        shorter = max(int(iters) // 10, 0)
-        yield (*path, 'warmup_iters'), (f'{warmup} warm-up steps do not fit into the {iters} steps of iters; shorten '
-                                        f'them, for example by `--opts lr_scheduler.warmup_iters={shorter}`')
+        # Paddle's warm-up has at least one step, so that a single step of training leaves no room for any.
+        remedy = f'shorten them, for example by `--opts lr_scheduler.warmup_iters={max(int(iters) // 10, 1)}`' \
+            if iters > 1 else 'remove warmup_iters and warmup_start_lr'
+        yield (*path, 'warmup_iters'), f'{warmup} warm-up steps do not fit into the {iters} steps of iters; {remedy}'
 
 
 def check_sliding(review: Review) -> Iterator[Finding]:
