@@ -14,7 +14,7 @@ __all__ = ['MINIMUM_PADDLE', 'PADDLESEG_VERSION', 'Problem', 'installed_version'
 PADDLESEG_VERSION = '2.8.0'
 MINIMUM_PADDLE = (2, 6)
 TESTED_PADDLE = ('2.6.2', '3.0.0', '3.2.2', '3.3.1')
-_CPU_INSTALL = 'pip install "paddleseg_ext[cpu]" (paddlepaddle 3.2.2)'
+_CPU_INSTALL = 'pip install paddlepaddle==3.2.2 "numpy<2"'
 _GPU_INSTALL = ('pip install paddlepaddle-gpu==3.2.2 -i https://www.paddlepaddle.org.cn/packages/stable/cu126/ '
                 '(or cu118, cu129: what your driver allows)')
 _PADDLESEG_INSTALL = f'pip install "paddleseg=={PADDLESEG_VERSION}" "numpy<2"'
