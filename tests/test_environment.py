@@ -17,7 +17,7 @@ from paddleseg_ext.errors import UserError
 ROOT = Path(__file__).resolve().parents[1]
 GOOD = {'paddlepaddle': '3.2.2', 'paddleseg': '2.8.0', 'numpy': '1.26.4', 'opencv-python': '4.5.5.64'}
 BAD = [
-    ({'paddlepaddle': None}, 'error', 'Paddle is not installed', r'"paddleseg_ext\[cpu\]".*paddlepaddle-gpu'),
+    ({'paddlepaddle': None}, 'error', 'Paddle is not installed', r'pip install paddlepaddle==3.2.2 .*paddlepaddle-gpu'),
     ({'paddlepaddle-gpu': '2.6.2'}, 'error', '3.2.2 and paddlepaddle-gpu 2.6.2 overwrite', 'pip uninstall -y'),
     ({'paddlepaddle': '2.5.2'}, 'error', 'Paddle 2.5.2 is too old, 2.6 is the oldest', 'pip install'),
     ({'paddlepaddle': '3.3.1'}, 'warning', 'Paddle 3.3.1 cannot interpolate with oneDNN', '3.2.2 is about 4 times'),

@@ -138,7 +138,8 @@ def _extra(name: str, extra: str) -> Check:
     version = environment.installed_version(name)
     if version:
         return Check('INFO', name, version)
-    return Check('INFO', name, 'not installed', f'if you need it, in a checkout: pip install -c constraints.txt \'.[{extra}]\'')
+    return Check('INFO', name, 'not installed',
+                 f"if you need it, in a checkout: pip install -c constraints.txt '.[{extra}]'")
 
 
 def _devices(found: dict | None) -> list[Check]:
