@@ -144,3 +144,8 @@ def test_numbers_are_those_of_the_code():
 
 def test_picture_is_small():
     assert (ROOT / 'docs/pictures/scenes.jpg').stat().st_size < 250_000
+
+
+def test_versions_of_paddle_are_listed():
+    table = README.read_text(encoding='utf-8').split('<!-- versions:begin -->')[1].split('<!-- versions:end -->')[0]
+    assert re.findall(r'^\| (\d+\.\d+\.\d+)', table, re.MULTILINE) == sorted(environment.TESTED_PADDLE, reverse=True)

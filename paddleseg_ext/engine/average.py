@@ -37,6 +37,8 @@ class MovingAverage:
         current = model.state_dict()
         for name, mean in self.model.state_dict().items():
             if paddle.is_floating_point(mean):
-                paddle.assign(mean * decay + current[name].astype(mean.dtype) * (1. - decay), mean)
+                # NOTE: in place, because it takes a third of the time of computing and assigning a new tensor.
+                mean.scale_(decay)
+                mean.add_(current[name].astype(mean.dtype) * (1. - decay))
             else:
                 paddle.assign(current[name], mean)
