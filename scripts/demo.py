@@ -25,7 +25,7 @@ CONFIG = 'rtformer_slim_scenes_quickstart'
 SCENES = ('--train', '400', '--val', '50', '--width', '256', '--height', '160')
 QUICK_SCENES = ('--train', '4', '--val', '2', '--width', '96', '--height', '64')
 EMA_DECAY = '0.98'
-SAVE_INTERVAL = 140
+SAVE_INTERVAL = 125
 REQUIRED_MIOU = 0.60
 # The exported program may differ from the model by rounding only.
 ALLOWED_DIFFERENCE = 0.001
