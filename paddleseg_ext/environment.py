@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from paddleseg_ext.errors import UserError
 
-__all__ = ['MINIMUM_PADDLE', 'PADDLESEG_VERSION', 'Problem', 'installed_version', 'onednn_inference_works',
-           'paddle_version', 'parse_version', 'problems', 'require_paddle']
+__all__ = ['MINIMUM_PADDLE', 'PADDLESEG_VERSION', 'TESTED_PADDLE', 'Problem', 'installed_version',
+           'onednn_inference_works', 'paddle_version', 'parse_version', 'problems', 'require_paddle']
 
 PADDLESEG_VERSION = '2.8.0'
 MINIMUM_PADDLE = (2, 6)

@@ -15,9 +15,10 @@ import sys
 import time
 from pathlib import Path
 
+from paddleseg_ext.environment import TESTED_PADDLE
+
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / '.venv-matrix'
-VERSIONS = ('2.6.2', '3.0.0', '3.2.2', '3.3.1')
 COUNTS = ('passed', 'failed', 'errors', 'skipped')
 
 
@@ -25,7 +26,7 @@ def main() -> int:
     """Run the matrix; 0 if every version passes."""
     args = _parse()
     rows = []
-    for version in args.versions or VERSIONS:
+    for version in args.versions or TESTED_PADDLE:
         start = time.monotonic()
         result = _test(version, fresh=args.fresh, pytest_arguments=args.pytest_arguments)
         rows.append((version, *result, f'{(time.monotonic() - start) / 60:.1f} min'))
@@ -35,7 +36,7 @@ def main() -> int:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('versions', nargs='*', metavar='VERSION', help=f'default: {" ".join(VERSIONS)}')
+    parser.add_argument('versions', nargs='*', metavar='VERSION', help=f'default: {" ".join(TESTED_PADDLE)}')
     parser.add_argument('--fresh', action='store_true', help='make the environments anew')
     own, separator, pytest_arguments = _split(sys.argv[1:])
     args = parser.parse_args(own)
