@@ -4,17 +4,28 @@ from __future__ import annotations
 import paddle
 import paddle.nn.functional as F
 
-__all__ = ['resize', 'spatial_size']
+__all__ = ['require_size', 'resize', 'spatial_size']
 
 
-def spatial_size(x: paddle.Tensor):
-    """Height and width of `x` [N, C, H, W].
+def spatial_size(x: paddle.Tensor, *, axis: int = 2):
+    """Height and width of a map whose height is dimension `axis`: 2 for [N, C, H, W], 1 for [N, H, W, C].
 
     Returns two Python integers in dygraph, and an int tensor of shape [2] while a program is traced, so that the
     exported program computes it from its input.
     """
     # NOTE: paddle.shape is not used in dygraph because reading it back from a GPU would stop the stream.
-    return x.shape[2:] if paddle.in_dynamic_mode() else paddle.shape(x)[2:]
+    return (x.shape if paddle.in_dynamic_mode() else paddle.shape(x))[axis:axis + 2]
+
+
+def require_size(x: paddle.Tensor, minimum: int, name: str) -> None:
+    """Refuse images [N, C, H, W] with a side below `minimum` pixels; an export carries the limit in deploy.yaml.
+
+    Raises:
+        ValueError: a side is too short; the message begins with `name`.
+    """
+    if paddle.in_dynamic_mode() and min(x.shape[2:]) < minimum:
+        raise ValueError(f'{name} needs images of at least {minimum}×{minimum} pixels, but got '
+                         f'{x.shape[2]}×{x.shape[3]} (height × width); pad or enlarge them.')
 
 
 def resize(x: paddle.Tensor, size) -> paddle.Tensor:

@@ -28,7 +28,7 @@ from paddleseg_ext.checkpoints.pretrained import load_pretrained
 from paddleseg_ext.layers.attention import CellKeyValue, CrossResolutionAttention, ExternalAttention
 from paddleseg_ext.layers.drop_path import DropPath
 from paddleseg_ext.layers.normalisation import BatchNorm2D
-from paddleseg_ext.layers.sizes import resize, spatial_size
+from paddleseg_ext.layers.sizes import require_size, resize, spatial_size
 from paddleseg_ext.registry import register
 
 __all__ = ['DAPPM', 'RTFormer', 'RTFormerBlock', 'SegmentationHead']
@@ -219,6 +219,7 @@ class RTFormer(nn.Layer):
         pretrained: path or address of weights; heads of another number of classes start fresh.
         attention: attention of the low branch: 'gfa' (published), 'ea' or 'mhea'.
         bn_momentum: share of the running statistics that batch norm keeps a step, in [0, 1].
+        pretrained_allow: name patterns of other weights that may be missing, of another shape or left over.
 
     Shapes: [N, in_channels, H, W], H and W at least 32, to a list of logits [N, num_classes, H, W]: `[main]` in
     evaluation, `[main, auxiliary]` in training with `use_aux_head`.
@@ -228,6 +229,7 @@ class RTFormer(nn.Layer):
     """
 
     minimum_size = 32  # of height and width; exports write it to deploy.yaml
+    first_convolution = 'conv1.0.weight'
 
     def __init__(self,
                  num_classes: int,
@@ -245,7 +247,8 @@ class RTFormer(nn.Layer):
                  in_channels: int = 3,
                  pretrained: str | None = None,
                  attention: str = 'gfa',
-                 bn_momentum: float = 0.9):
+                 bn_momentum: float = 0.9,
+                 pretrained_allow: Sequence[str] = ()):
         super().__init__()
         _check_arguments(num_classes, layer_nums, use_injection, in_channels, cross_size)
         self.use_aux_head = use_aux_head
@@ -263,7 +266,8 @@ class RTFormer(nn.Layer):
         if use_aux_head:
             self.seghead_extra = SegmentationHead(2 * c, head_channels, num_classes, build)
         if pretrained is not None:
-            load_pretrained(self, pretrained, may_start_fresh=('spp.*', 'seghead.*', 'seghead_extra.*'))
+            load_pretrained(self, pretrained, allow=pretrained_allow,
+                            may_start_fresh=('spp.*', 'seghead.*', 'seghead_extra.*'))
 
     def _build_trunk(self, in_channels: int, c: int, layer_nums: Sequence[int], build: _Builder) -> None:
         self.conv1 = nn.Sequential(build.conv(in_channels, c, 3, 2, bias=True), build.norm(c), nn.ReLU(),
@@ -280,9 +284,7 @@ class RTFormer(nn.Layer):
         return 2 if arguments.get('use_aux_head', True) else 1
 
     def forward(self, x: paddle.Tensor) -> list[paddle.Tensor]:
-        if paddle.in_dynamic_mode() and min(x.shape[2:]) < self.minimum_size:
-            raise ValueError(f'RTFormer needs images of at least {self.minimum_size}×{self.minimum_size} pixels, but '
-                             f'got {x.shape[2]}×{x.shape[3]} (height × width); pad or enlarge them.')
+        require_size(x, self.minimum_size, 'RTFormer')
         quarter = self.layer1(self.conv1(x))  # [N, c, H/4, W/4]
         eighth = self.layer2(F.relu(quarter))  # [N, 2c, H/8, W/8]
         low = self.layer3(F.relu(eighth))  # [N, 4c, H/16, W/16]

@@ -1,0 +1,1 @@
+"""Backbones, and the classifiers they come from: one architecture, one file."""
