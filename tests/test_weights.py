@@ -12,8 +12,8 @@ import paddle
 import pytest
 from cases import CASES
 from paddle import nn
+from safetensors.numpy import save_file
 
-from paddleseg_ext.checkpoints.pretrained import load_pretrained
 from paddleseg_ext.checkpoints.reading import read_arrays
 from paddleseg_ext.checkpoints.weights import fill, load_weights, weights_file
 from paddleseg_ext.errors import UserError
@@ -327,7 +327,7 @@ def test_pretrained_with_another_number_of_classes_starts_its_heads_fresh(tmp_pa
     caplog.clear()
     model = case.model_class(num_classes=7, pretrained=str(path), **case.arguments)
     [line] = caplog.messages
-    assert f'weights loaded from {path}; started fresh: ' in line
+    assert f'weights loaded from {path} (RTFormer of PaddleSeg or of paddleseg_ext); started fresh: ' in line
     fresh = line.split('started fresh: ')[1].split(', ')
     assert sorted(fresh) == ['seghead.conv2.bias', 'seghead.conv2.weight', 'seghead_extra.conv2.bias',
                              'seghead_extra.conv2.weight']
@@ -345,7 +345,8 @@ def test_pretrained_backbone_alone_and_a_classifiers_leftovers(tmp_path, caplog)
              if name.split('.')[0] not in ('spp', 'seghead', 'seghead_extra')}
     path = written(tmp_path / 'backbone.pdparams', {**trunk, 'fc.weight': np.ones((4, 4), 'float32')})
     model = case.model_class(num_classes=5, pretrained=str(path), **case.arguments)
-    assert 'started fresh: spp.' in caplog.text and 'left over: fc.weight' in caplog.text
+    assert 'started fresh: spp.' in caplog.text
+    assert '1 not used, because the classifier of the ImageNet training: fc.weight' in caplog.text
     np.testing.assert_array_equal(model.layer5.attn_l.k.numpy(), trunk['layer5.attn_l.k'])
 
 
@@ -357,27 +358,26 @@ def test_pretrained_of_another_width_is_refused(tmp_path):
         case.model_class(num_classes=5, pretrained=str(path), **{**case.arguments, 'base_channels': 16})
 
 
-def test_an_address_that_cannot_be_fetched_says_what_to_do(monkeypatch):
-    def no_network(address):
-        raise RuntimeError('Downloading failed')
-
-    monkeypatch.setattr('paddleseg.utils.utils.download_pretrained_model', no_network)
-    address = 'https://example.invalid/model.pdparams'
-    text = re.escape(f'{address} could not be fetched (Downloading failed); download it by other means and give the')
-    with pytest.raises(UserError, match=text):
-        load_pretrained(Small(), address)
-
-
-def test_an_address_is_fetched_once_and_read(monkeypatch, tmp_path):
+def test_weights_of_safetensors_are_loaded_and_those_of_pytorch_are_not(tmp_path):
     model = Small()
     arrays = arrays_of(model)
-    path = written(tmp_path / 'model.pdparams', arrays)
-    fetched = []
-    monkeypatch.setattr('paddleseg.utils.utils.download_pretrained_model',
-                        lambda address: fetched.append(address) or str(path))
-    load_pretrained(model, 'https://example.invalid/model.pdparams')
-    assert fetched == ['https://example.invalid/model.pdparams']
+    path = tmp_path / 'model.safetensors'
+    save_file(arrays, path, metadata={'format': 'pd'})
+    load_weights(model, path)
     assert_holds(model, arrays)
+    save_file(arrays, path, metadata={'format': 'pt'})
+    text = f'{path} holds weights of PyTorch; convert them first: paddleseg convert {path} model.pdparams'
+    with pytest.raises(UserError, match=re.escape(text)):
+        load_weights(model, path)
+
+
+def test_an_auxiliary_head_that_the_model_lacks_is_dropped(tmp_path, caplog):
+    caplog.set_level(logging.INFO, 'paddleseg_ext')
+    case = CASES[0]
+    path = tmp_path / 'model.pdparams'
+    paddle.save(case.build().state_dict(), str(path))
+    case.model_class(num_classes=5, pretrained=str(path), use_aux_head=False, **case.arguments)
+    assert 'not used, because the model has no seghead_extra: seghead_extra.bn1.weight' in caplog.text
 
 
 def test_a_run_without_validation_gives_its_newest_checkpoint(tmp_path):

@@ -11,15 +11,16 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from paddleseg_ext.checkpoints.reading import read_arrays
+from paddleseg_ext.checkpoints.reading import read_weights
 from paddleseg_ext.errors import UserError
 
-__all__ = ['FLOP_COUNTERS', 'fill', 'load_weights', 'numbered_checkpoints', 'weights_file']
+__all__ = ['FLOP_COUNTERS', 'fill', 'load_weights', 'matching', 'numbered_checkpoints', 'some', 'weights_file']
 
 FILE_NAME = 'model.pdparams'
 # Buffers that paddle.flops leaves in the state dictionaries of the models it has counted.
 FLOP_COUNTERS = ('total_ops', 'total_params')
 SHOWN = 8
+REMEDY = 'Give the weights that belong to this configuration, or the configuration that belongs to them.'
 
 log = logging.getLogger('paddleseg_ext')
 
@@ -50,23 +51,29 @@ def weights_file(path: Path | str) -> Path:
 
 
 def load_weights(model: nn.Layer, path: Path | str) -> None:
-    """Fill every weight of `model` from a `.pdparams` file or a checkpoint folder.
+    """Fill every weight of `model` from a `.pdparams` or `.safetensors` file with our names, or a checkpoint folder.
 
     Raises:
-        UserError: the file cannot be read, or a weight is missing, left over or of another shape.
+        UserError: the file cannot be read, or is of PyTorch, or a weight is missing, left over or of another shape.
     """
     file = weights_file(path)
-    fill(model, read_arrays(file), source=str(file))
+    weights = read_weights(file)
+    if weights.layout == 'torch':
+        raise UserError(f'{file} holds weights of PyTorch; convert them first: paddleseg convert {file} '
+                        f'{file.stem}.pdparams')
+    fill(model, weights.arrays, source=str(file))
 
 
 def fill(model: nn.Layer, arrays: Mapping[str, np.ndarray], *, source: str, may_start_fresh: Sequence[str] = (),
-         may_be_left: Sequence[str] = ()) -> None:
+         may_be_left: Sequence[str] = (), unmatched: Sequence[str] = (), remedy: str = REMEDY) -> None:
     """Set the weights of `model` from `arrays`, and say in the log what started fresh or was left over.
 
     Args:
         source: what to call the arrays in messages.
         may_start_fresh: patterns of names that may be missing in `arrays`, or there in another shape.
-        may_be_left: patterns of names in `arrays` that the model may lack.
+        may_be_left: patterns of names in `arrays` and `unmatched` that the model may lack.
+        unmatched: further names in the source, which could not even be translated to names of ours.
+        remedy: last line of the error.
 
     Floating-point arrays of another precision are converted.
 
@@ -78,12 +85,12 @@ def fill(model: nn.Layer, arrays: Mapping[str, np.ndarray], *, source: str, may_
     arrays = {str(name): array for name, array in arrays.items() if str(name).split('.')[-1] not in FLOP_COUNTERS}
     wanted = [name for name in state if name.split('.')[-1] not in FLOP_COUNTERS]
     missing = [name for name in wanted if name not in arrays]
-    extra = [name for name in arrays if name not in state]
+    extra = [name for name in arrays if name not in state] + list(unmatched)
     types = [name for name in wanted if name in arrays and not _same_kind(arrays[name], state[name])]
     shapes = [name for name in wanted if name in arrays and name not in types
               and list(arrays[name].shape) != list(state[name].shape)]
-    fresh = _matching(missing + shapes, may_start_fresh)
-    left = _matching(extra, may_be_left)
+    fresh = matching(missing + shapes, may_start_fresh)
+    left = matching(extra, may_be_left)
 
     faults = [('missing in it', [name for name in missing if name not in fresh]),
               ('unknown to the model', [name for name in extra if name not in left]),
@@ -92,7 +99,8 @@ def fill(model: nn.Layer, arrays: Mapping[str, np.ndarray], *, source: str, may_
               ('of another type', [f'{name} ({_type_of(arrays[name])})' for name in types])]
     if any(names for _, names in faults):
         fitting = len(wanted) - len(missing + shapes + types)
-        raise UserError(_describe(source, type(model).__name__, faults, loaded=fitting, total=len(wanted)))
+        raise UserError(_describe(source, type(model).__name__, faults, loaded=fitting, total=len(wanted),
+                                  remedy=remedy))
     used = [name for name in wanted if name not in fresh]
     # NOTE: what starts fresh is set to itself, because set_state_dict warns about every name it is not given.
     model.set_state_dict({**state, **{name: paddle.to_tensor(arrays[name], dtype=state[name].dtype) for name in used}})
@@ -109,20 +117,21 @@ def _type_of(value: object) -> str:
     return f'array of {value.dtype}' if isinstance(value, np.ndarray) else type(value).__name__
 
 
-def _matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
+def matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    """The names that a pattern fits, in which `*` stands for anything."""
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def _clause(title: str, names: Sequence[str]) -> str:
-    return f'{title}: {_some(names)}' if names else ''
+    return f'{title}: {some(names)}' if names else ''
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first few names, and how many there are beside them."""
     return ', '.join(names[:SHOWN]) + (f' and {len(names) - SHOWN} more' if len(names) > SHOWN else '')
 
 
-def _describe(source: str, model: str, faults, *, loaded: int, total: int) -> str:
+def _describe(source: str, model: str, faults, *, loaded: int, total: int, remedy: str) -> str:
     lines = [f'{source} does not fit {model}: {loaded} of {total} weights match.']
-    lines += [f'  {len(names)} {title}: {_some(names)}' for title, names in faults if names]
-    lines.append('Give the weights that belong to this configuration, or the configuration that belongs to them.')
-    return '\n'.join(lines)
+    lines += [f'  {len(names)} {title}: {some(names)}' for title, names in faults if names]
+    return '\n'.join([*lines, remedy])

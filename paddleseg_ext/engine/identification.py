@@ -1,0 +1,149 @@
+"""Builds the model that a checkpoint belongs to, from the names and shapes in it, where no configuration tells."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from paddle import nn
+
+from paddleseg_ext.backbones.twins import Twins
+from paddleseg_ext.checkpoints.formats import recognise
+from paddleseg_ext.checkpoints.pretrained import BACKBONE, describe, translation_of
+from paddleseg_ext.checkpoints.reading import Weights
+from paddleseg_ext.components import create_classifier
+from paddleseg_ext.errors import UserError
+from paddleseg_ext.registry import components
+
+__all__ = ['Identified', 'identify']
+
+Shapes = Mapping[str, tuple]
+
+
+@dataclass(frozen=True)
+class Head:
+    """A segmentor over a backbone.
+
+    Attributes:
+        name: registered.
+        mark: a weight that it alone has.
+        widths: arguments that are the number of output channels of a weight.
+    """
+
+    name: str
+    mark: str
+    widths: tuple[tuple[str, str], ...]
+
+
+#        name               mark                          widths
+HEADS = (
+    Head('SemanticFPN',     'neck.laterals.0.weight',     (('fpn_channels', 'neck.laterals.0.weight'),
+                                                           ('head_channels', 'head.scales.0.0.conv.weight'))),
+    Head('UPerNetMMSeg',    'head.pools.0.conv.weight',   (('channels', 'head.bottleneck.conv.weight'),)),
+    Head('LinearFusionSeg', 'head.projections.0.weight',  (('channels', 'head.projections.0.weight'),)),
+)
+# Each gives the registered name of the backbone with given names and shapes, or None.
+BACKBONES = (Twins.identify,)
+
+
+@dataclass
+class Identified:
+    """What a checkpoint belongs to.
+
+    Attributes:
+        model: of its own kind: a segmentor, a classifier or a backbone, with initial weights.
+        title: for people.
+        tree: the lines of YAML that build it, without its weights; of a classifier those of its backbone.
+        takes_weights: the part of the tree whose `pretrained` the weights are.
+    """
+
+    model: nn.Layer
+    title: str
+    tree: dict
+    takes_weights: dict = field(repr=False)
+
+
+def identify(weights: Weights, source: str) -> Identified:
+    """Build what `weights` belong to.
+
+    Raises:
+        UserError: they are of no format, or of no variant of ours.
+    """
+    form = recognise(weights.arrays, weights.layout)
+    if form is None:
+        raise UserError(f'{source}{describe(weights)} has names of no format that is known; its first are '
+                        f'{", ".join(sorted(weights.arrays)[:4])}. Where it fits a model that a YAML describes, '
+                        'give that with --config.')
+    shapes = {name: np.shape(array) for name, array in translation_of(weights).arrays.items()}
+    if not any(name.startswith(BACKBONE) for name in shapes):
+        return _rtformer(shapes, source)
+    # NOTE: linear weights lie as in the source here; identification reads names and the shapes of convolutions.
+    name = next(filter(None, (known({name[len(BACKBONE):]: shape for name, shape in shapes.items()
+                                     if name.startswith(BACKBONE)}) for known in BACKBONES)), None)
+    if name is None:
+        raise UserError(f'{source} ({form.name}) has the sizes of no registered variant; give the YAML of its model '
+                        'with --config.')
+    backbone = {'type': name, **dict(form.settings)}
+    in_channels = shapes['backbone.stages.0.patch_embed.proj.weight'][1]
+    if in_channels != 3:
+        backbone['in_channels'] = in_channels
+    head = next((head for head in HEADS if head.mark in shapes), None)
+    if head is not None:
+        return _segmentor(head, shapes, backbone)
+    return _backbone_or_classifier(shapes, backbone)
+
+
+def _arguments(section: dict) -> dict:
+    return {name: value for name, value in section.items() if name != 'type'}
+
+
+def _backbone_or_classifier(shapes: Shapes, section: dict) -> Identified:
+    name, arguments = section['type'], _arguments(section)
+    if 'head.weight' not in shapes:
+        model = components('backbone')[name](**arguments)
+        return Identified(model, f'{name}, a backbone', {'backbone': section}, section)
+    classes = shapes['head.bias'][0]
+    model = create_classifier(name, num_classes=classes, **arguments)
+    return Identified(model, f'{name}, a classifier of {classes} classes', {'backbone': section}, section)
+
+
+def _segmentor(head: Head, shapes: Shapes, section: dict) -> Identified:
+    backbone = components('backbone')[section['type']](**_arguments(section))
+    arguments = {'num_classes': shapes['head.classifier.weight'][0],
+                 **{argument: shapes[weight][0] for argument, weight in head.widths if weight in shapes}}
+    if head.name != 'SemanticFPN':
+        arguments['use_aux_head'] = 'auxiliary_head.classifier.weight' in shapes
+        if arguments['use_aux_head']:
+            arguments.update(_auxiliary(shapes, backbone.feat_channels))
+    model = components('model')[head.name](backbone=backbone, **arguments)
+    tree = {'type': head.name, **arguments, 'backbone': section}
+    return Identified(model, f'{head.name} over {section["type"]}, {arguments["num_classes"]} classes', tree, tree)
+
+
+def _auxiliary(shapes: Shapes, feat_channels: list[int]) -> dict:
+    channels, inputs = shapes['auxiliary_head.convs.0.conv.weight'][:2]
+    return {'aux_channels': channels, 'aux_index': list(feat_channels).index(inputs)}
+
+
+def _rtformer(shapes: Shapes, source: str) -> Identified:
+    if 'seghead.conv2.weight' not in shapes:
+        raise UserError(f'{source} holds the trunk of an RTFormer without its head; give the YAML of a model with '
+                        '--config, and --allow what starts fresh: "spp.*" "seghead.*" "seghead_extra.*".')
+
+    def blocks(stage: int) -> int:
+        return sum(f'layer{stage}.{index}.conv1.weight' in shapes for index in range(len(shapes)))
+
+    arguments = {'num_classes': shapes['seghead.conv2.weight'][0],
+                 'layer_nums': [*(blocks(stage) for stage in (1, 2, 3)), 2],
+                 'base_channels': shapes['conv1.0.weight'][0],
+                 'spp_channels': shapes['spp.scale0.2.weight'][0],
+                 'head_channels': shapes['seghead.conv1.weight'][0] // 2,
+                 'use_aux_head': 'seghead_extra.conv2.weight' in shapes,
+                 'use_injection': [f'layer{stage}.down.2.weight' in shapes for stage in (4, 5)],
+                 'in_channels': shapes['conv1.0.weight'][1]}
+    whole, slot = shapes['layer4.attn_l.norm.weight'][0], shapes['layer4.attn_l.k'][1]
+    if slot != whole:
+        arguments.update(attention='mhea', num_heads=whole // slot)
+    tree = {'type': 'RTFormer', **arguments}
+    model = components('model')['RTFormer'](**arguments)
+    return Identified(model, f'RTFormer, {arguments["num_classes"]} classes', tree, tree)
