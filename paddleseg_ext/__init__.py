@@ -6,6 +6,13 @@ Importing this package is cheap and imports no Paddle, so that `paddleseg --help
 
 import zlib  # noqa: F401 NOTE: Paddle 2.6 brings a zlib of its own; loaded first, it breaks Python's and crashes.
 
-__all__ = ['__version__']
+__all__ = ['__version__', 'create_classifier']
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
+
+
+def __getattr__(name: str):
+    if name == 'create_classifier':  # NOTE: late, because it brings Paddle with it
+        from paddleseg_ext.components import create_classifier
+        return create_classifier
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

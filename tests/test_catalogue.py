@@ -1,6 +1,7 @@
 """`paddleseg models`: counts against hand counts and published figures, and the three ways to print them."""
 from __future__ import annotations
 
+import contextlib
 import json
 
 import paddle
@@ -10,7 +11,7 @@ from helpers import run_cli
 from paddle import nn
 
 from paddleseg_ext.engine import catalogue
-from paddleseg_ext.engine.operation_count import count_macs, count_parameters
+from paddleseg_ext.engine.operation_count import _Counter, count_macs, count_parameters
 from paddleseg_ext.errors import UserError
 from paddleseg_ext.models.rtformer import RTFormer
 
@@ -52,12 +53,52 @@ class Everything(nn.Layer):
         return self.linear(turned)
 
 
-def test_counts_what_runs():
-    batch, height, width = 2, 8, 12
+# At the second size nothing but the shapes is computed.
+@pytest.mark.parametrize('batch, height, width', [(2, 8, 12), (2, 160, 120)])
+def test_counts_what_runs(batch, height, width):
     n = height * width // 4
     convolutions = 8 * 27 + 8 * 9 + 6 * 4 + 8 * 4 * 4 + 6 * 8
     products = 3 * 8 * 8 + 2 * 8 * n
     assert count_macs(Everything(), (batch, 3, height, width)) == batch * n * (convolutions + products + 8 * 5)
+
+
+@pytest.mark.parametrize('x, y, transposed', [
+    ((3, 200, 100), (3, 100, 150), {}), ((3, 100, 200), (3, 100, 150), {'transpose_x': True}),
+    ((4, 1, 200, 100), (5, 150, 100), {'transpose_y': True}), ((200, 100), (2, 3, 100, 150), {}),
+    ((2, 3, 100, 200), (150, 100), {'transpose_x': True, 'transpose_y': True}), ((10**6,), (10**6,), {}),
+    ((3, 1000, 1000), (1000,), {})])
+def test_big_products_have_their_shapes(x, y, transposed):
+    x, y = paddle.ones(x), paddle.ones(y)
+    counter = _Counter()
+    with paddle.no_grad(), counter.watching():
+        counted = paddle.matmul(x, y, **transposed)
+    computed = paddle.matmul(x, y, **transposed)
+    assert counted.shape == computed.shape and counted.dtype == computed.dtype
+    assert counter.macs == computed.numel() * (x.shape[-2] if transposed.get('transpose_x') else x.shape[-1])
+
+
+def test_what_is_left_out_keeps_its_shape():
+    x = paddle.ones([2, 16, 200, 300])
+    steps = [lambda x: F.interpolate(x, [211, 310], mode='bilinear'), lambda x: F.interpolate(x, scale_factor=2),
+             lambda x: F.interpolate(x, [100, 120], mode='bicubic'), lambda x: x.transpose([0, 2, 3, 1]),
+             lambda x: paddle.transpose(x, [3, 1, 0, 2]), F.gelu, F.relu, lambda x: F.softmax(x, axis=1),
+             lambda x: x * 2 + x, lambda x: x[:, :1] + x, lambda x: x + paddle.ones([300]),
+             lambda x: F.interpolate(x, [64, 50], data_format='NHWC')]
+    counter = _Counter()
+    with paddle.no_grad(), counter.watching():
+        shapes = [step(x).shape for step in steps]
+    assert shapes == [step(x).shape for step in steps] and counter.macs == 0
+
+
+def test_bare_models_draw_nothing():
+    from paddleseg_ext.engine.bare_models import bare_models
+    initializers = [nn.initializer.Normal(), nn.initializer.TruncatedNormal(), nn.initializer.Uniform(),
+                    nn.initializer.XavierNormal(), nn.initializer.KaimingUniform(), None]
+    for bare in (True, False):
+        with bare_models() if bare else contextlib.nullcontext():
+            layers = [nn.Linear(20, 30, weight_attr=initializer) for initializer in initializers]
+        assert [layer.weight.shape for layer in layers] == [[20, 30]] * len(layers)
+        assert all((layer.weight.abs().sum().item() == 0) == bare for layer in layers)
 
 
 def test_counts_channels_last():
@@ -106,8 +147,8 @@ def test_rtformer_costs_what_is_published(c, injection, size, millions, giga):
 
 def test_every_leaf_has_its_row(rows):
     from paddleseg_ext.config import shipped_configs
-    leaves = [stem for stem, path in shipped_configs().items() if 'rtformer' in path.parent.name and stem[0] != '_']
-    listed = [config for row in rows if row.name == 'RTFormer' for config in row.configs]
+    leaves = [stem for stem, path in shipped_configs().items() if path.parent.name[0] != '_' and stem[0] != '_']
+    listed = [config for row in rows if row.kind == 'model' for config in row.configs]
     assert sorted(listed) == sorted(leaves) and leaves
     assert all(row.origin == 'paddleseg_ext' for row in rows)
 
@@ -130,7 +171,9 @@ def test_paddleseg_models_are_counted_where_they_can_be_built():
 
 def test_everything_lists_the_components_of_paddleseg_uncounted(monkeypatch):
     monkeypatch.setattr(catalogue, '_model_rows', lambda name, *_: [])
-    found = {row.name: row for row in catalogue.list_models(everything=True)}
+    monkeypatch.setattr(catalogue, '_backbone_row', lambda name, *_: catalogue.Row(
+        name, 'backbone', catalogue.OURS, None, 1, 1, SMALL, ()))
+    found = {row.name: row for row in catalogue.list_models(everything=True) if row.origin != catalogue.OURS}
     assert {'DeepLabV3P', 'PPLiteSeg', 'ResNet18_vd', 'HRNet_W18'} <= set(found) and 'RTFormer' not in found
     assert all(row.origin == 'PaddleSeg' and row.parameters is None and row.macs is None for row in found.values())
 

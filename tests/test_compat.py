@@ -278,7 +278,19 @@ def _balanced_crops():
     return np.mean(right), 1.0
 
 
+def _factors_in_groups():
+    """Learning-rate factors of two weights, of which the model gave one, in a group and beside it."""
+    from paddleseg.optimizers.optimizer import AdamW
+    model = paddle.nn.Linear(2, 2, weight_attr=paddle.ParamAttr(learning_rate=10.0))
+    factors = []
+    for groups in (None, [{'name': 'weight', 'lr_mult': 0.5}], [{'name': 'bias', 'lr_mult': 0.5}]):
+        AdamW(custom_cfg=groups)(model, 0.1)
+        factors.append([weight.optimize_attr['learning_rate'] for weight in (model.weight, model.bias)])
+    return factors, [[10.0, 1.0], [5.0, 1.0], [10.0, 0.5]]
+
+
 CASES = {
+    'BaseOptimizer._collect_params': _factors_in_groups,
     'CrossEntropyLoss._post_process_loss': _cross_entropy,
     'PointCrossEntropyLoss.forward': _point_cross_entropy,
     'OhemCrossEntropyLoss.forward': _ohem_cross_entropy,

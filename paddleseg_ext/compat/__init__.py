@@ -5,13 +5,14 @@ and what replaces it; nothing happens for another PaddleSeg than 2.8.0 or for a 
 """
 from __future__ import annotations
 
-from paddleseg_ext.compat import losses, models, training, transforms
+from paddleseg_ext.compat import losses, models, optimizers, training, transforms
 from paddleseg_ext.compat.faults import Fault
 from paddleseg_ext.environment import PADDLESEG_VERSION, installed_version
 
 __all__ = ['FAULTS', 'Fault', 'applied', 'apply', 'original']
 
-FAULTS: tuple[Fault, ...] = losses.FAULTS + models.FAULTS + training.FAULTS + transforms.FAULTS
+FAULTS: tuple[Fault, ...] = (
+    losses.FAULTS + models.FAULTS + optimizers.FAULTS + training.FAULTS + transforms.FAULTS)
 _ORIGINALS: dict[str, object] = {}
 
 

@@ -11,7 +11,8 @@ from paddleseg_ext.config.review import Finding, Part, Review
 __all__ = ['check_modes', 'check_paths']
 
 DATASET_MODES = ('train', 'val', 'test')
-URL_STARTS = ('http://', 'https://')
+# What is fetched, not read from here.
+REMOTE_STARTS = ('http://', 'https://', 'timm/')
 
 
 def check_modes(review: Review) -> Iterator[Finding]:
@@ -35,7 +36,7 @@ def check_paths(review: Review) -> Iterator[Finding]:
             yield from _existing(part, name, part.effective(name))
     for part in review.parts:
         value = part.value('pretrained')
-        if isinstance(value, str) and not value.startswith(URL_STARTS):
+        if isinstance(value, str) and not value.startswith(REMOTE_STARTS):
             yield from _existing(part, 'pretrained', value)
 
 

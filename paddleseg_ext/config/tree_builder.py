@@ -1,9 +1,12 @@
 """PaddleSeg's Config and SegBuilder over a tree that is already in memory, with errors for users."""
 from __future__ import annotations
 
+from typing import Callable
+
 from paddleseg.cvlibs import Config, SegBuilder
 from paddleseg.utils.utils import CachedProperty
 
+from paddleseg_ext.config.parameter_groups import require_groups_match
 from paddleseg_ext.errors import UserError
 
 __all__ = ['TreeBuilder', 'TreeConfig']
@@ -26,12 +29,24 @@ class TreeConfig(Config):
         self._build_default_checker().apply_all_rules(self)
 
 
-def _guarded(name: str) -> CachedProperty:
-    """SegBuilder's cached property of that name, whose complaints about the configuration become UserErrors."""
+def _require_groups_match(builder: SegBuilder) -> None:
+    """Every parameter group of the optimizer takes weights of the model."""
+    groups = builder.config.optimizer_cfg.get('custom_cfg') or []
+    parameters = [(name, not weight.stop_gradient) for name, weight in builder.model.named_parameters()]
+    require_groups_match(groups, parameters)
+
+
+def _guarded(name: str, check: Callable | None = None) -> CachedProperty:
+    """SegBuilder's cached property of that name, whose complaints about the configuration become UserErrors.
+
+    `check`, called with the builder before, may raise more of them.
+    """
     original = SegBuilder.__dict__[name]
 
     def build(self):
         try:
+            if check is not None:
+                check(self)
             return original.func(self)
         except UserError:
             raise
@@ -56,7 +71,7 @@ class TreeBuilder(SegBuilder):
             raise UserError(f'{cfg.get("type", "a section without type")}: cannot be built: {cause}') from cause
 
     model = _guarded('model')
-    optimizer = _guarded('optimizer')
+    optimizer = _guarded('optimizer', _require_groups_match)
     lr_scheduler = _guarded('lr_scheduler')
     loss = _guarded('loss')
     distill_loss = _guarded('distill_loss')

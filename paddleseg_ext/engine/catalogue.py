@@ -130,9 +130,10 @@ def _backbone_row(name: str, component: Callable, configs: list[str], input_size
 def _build_configured(name: str):
     """The model of a shipped configuration, without its pretrained weights, and its number of classes."""
     from paddleseg_ext.config import load_config, make_builder
+    from paddleseg_ext.engine.bare_models import bare_models
     sources = _pretrained_keys(load_config(name).tree.get('model') or {}, 'model')
     builder = make_builder(load_config(name, opts=[f'{key}=null' for key in sources]))
-    with _silence():
+    with _silence(), bare_models():
         model = builder.model
     return model, builder.config.dic['model'].get('num_classes')
 
@@ -161,8 +162,10 @@ def _build_default(component: Callable):
                 if parameter.default is parameter.empty and parameter.kind not in variable}
     if required - {'num_classes'}:
         return None
+    from paddleseg_ext.engine.bare_models import bare_models
     try:
-        return component(**{name: DEFAULT_CLASSES for name in required})
+        with bare_models():
+            return component(**{name: DEFAULT_CLASSES for name in required})
     except Exception:  # NOTE: of every kind, because a component of PaddleSeg may need arguments it gives defaults to.
         return None
 

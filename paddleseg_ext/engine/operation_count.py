@@ -8,12 +8,16 @@ activation, pooling and interpolation do not, as is the custom of papers.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Iterator
 
 import paddle
 
 __all__ = ['count_macs', 'count_parameters']
+
+# Multiply-accumulates, or elements, from which nothing is computed.
+BIG = 10**6
 
 
 def count_parameters(model: paddle.nn.Layer) -> int:
@@ -24,8 +28,9 @@ def count_parameters(model: paddle.nn.Layer) -> int:
 def count_macs(model: paddle.nn.Layer, input_shape: tuple[int, ...]) -> int:
     """Multiply-accumulates of one forward in evaluation.
 
-    The big convolutions are counted but not computed (their outputs have the right shape and a wrong content), so
-    counting is quick at any size. It must not run beside other work of this process with Paddle.
+    What is big is counted but not computed: outputs have the right shape and a wrong content, so counting is quick at
+    any size, and a model whose shapes depend on contents would be counted wrong. It must not run beside other work of
+    this process with Paddle.
 
     Args:
         model: any layer over one image tensor; left as it was, its mode included.
@@ -63,6 +68,7 @@ class _Counter:
         finally:
             for owner, name, original in reversed(replaced):
                 setattr(owner, name, original)
+            _blank.buffer = None
 
     def _counted(self, original: Callable, rule: Callable) -> Callable:
         def call(*args, **kwargs):
@@ -79,6 +85,24 @@ class _Counter:
         return call
 
 
+class _Blank:
+    """Makes tensors of any content that share their memory: what big operators give in place of results."""
+
+    def __init__(self):
+        self.buffer = None
+
+    def __call__(self, shape: list[int], like: paddle.Tensor) -> paddle.Tensor:
+        size = math.prod(shape)
+        if like.dtype != paddle.float32 or size < BIG:
+            return paddle.zeros(shape, dtype=like.dtype)
+        if self.buffer is None or self.buffer.shape[0] < size:
+            self.buffer = paddle.empty([size])
+        return self.buffer[:size].reshape(shape)
+
+
+_blank = _Blank()
+
+
 def _watched() -> list[tuple[object, str, Callable]]:
     """(owner, name, rule) of every function that multiplies and accumulates, in Paddle 2.6 to 3.3."""
     operators = paddle._C_ops
@@ -88,6 +112,10 @@ def _watched() -> list[tuple[object, str, Callable]]:
     # NOTE: newer Paddle binds these where users find them, so replacing the operator alone would miss their calls.
     for owner in (operators, paddle, paddle.tensor, paddle.tensor.linalg, paddle.Tensor):
         rules += [(owner, name, _matrix_product) for name in ('matmul', 'bmm', 'mm')]
+    rules += [(operators, name, _left_out) for name in ('softmax', 'gelu', 'relu')]
+    rules += [(owner, 'transpose', _transposition) for owner in (operators, paddle, paddle.Tensor)]
+    rules += [(paddle.Tensor, name, _elementwise) for name in ('__add__', '__mul__')]
+    rules += [(operators, name, _interpolation) for name in ('bilinear_interp', 'bicubic_interp', 'nearest_interp')]
     return [*rules, (paddle.Tensor, '__matmul__', _matrix_product)]
 
 
@@ -97,7 +125,7 @@ def _convolution(original: Callable, x, weight, strides, paddings, algorithm, di
     thin = x[..., :1] if channels_last else x[:, :1]
     shape = list(original(thin, weight[:1, :1], strides, paddings, algorithm, dilations, 1, data_format, *rest).shape)
     shape[-1 if channels_last else 1] = weight.shape[0]
-    return paddle.zeros(shape, dtype=x.dtype), math.prod(shape) * math.prod(weight.shape[1:])
+    return _blank(shape, x), math.prod(shape) * math.prod(weight.shape[1:])
 
 
 def _small_convolution(original: Callable, x, weight, *args, **kwargs):
@@ -110,11 +138,58 @@ def _transposed_convolution(original: Callable, x, weight, *args, **kwargs):
 
 
 def _linear(original: Callable, x, weight, *args, **kwargs):
-    return original(x, weight, *args, **kwargs), math.prod(x.shape) * weight.shape[-1]
+    macs = math.prod(x.shape) * weight.shape[-1]
+    if macs < BIG:
+        return original(x, weight, *args, **kwargs), macs
+    return _blank([*x.shape[:-1], weight.shape[-1]], x), macs
 
 
 def _matrix_product(original: Callable, x, y, *args, **kwargs):
+    transposed = [kwargs.get(name, args[index] if index < len(args) else False)
+                  for index, name in enumerate(('transpose_x', 'transpose_y'))]
+    if min(len(x.shape), len(y.shape)) > 1:
+        (*batch_x, rows, inner), (*batch_y, _, columns) = (_transposed(list(operand.shape), swap)
+                                                           for operand, swap in zip((x, y), transposed))
+        shape = [*_broadcast(batch_x, batch_y), rows, columns]
+        macs = math.prod(shape) * inner
+        if macs >= BIG:
+            return _blank(shape, x), macs
     output = original(x, y, *args, **kwargs)
-    transposed = kwargs.get('transpose_x', args[0] if args else False)
-    inner = x.shape[-2] if transposed and len(x.shape) > 1 else x.shape[-1]
+    inner = x.shape[-2] if transposed[0] and len(x.shape) > 1 else x.shape[-1]
     return output, math.prod(output.shape) * inner
+
+
+def _transposed(shape: list[int], swap: bool) -> list[int]:
+    return [*shape[:-2], shape[-1], shape[-2]] if swap else shape
+
+
+def _broadcast(one: list[int], other: list[int]) -> list[int]:
+    """The common shape of the leading axes of two operands that fit."""
+    pairs = itertools.zip_longest(reversed(one), reversed(other), fillvalue=1)
+    return [max(pair) if 0 not in pair else 0 for pair in pairs][::-1]
+
+
+def _left_out(original: Callable, x, *args, **kwargs):
+    # Of the shape of its input, and slow where it is big.
+    return x, 0
+
+
+def _elementwise(original: Callable, x, y):
+    if math.prod(x.shape) < BIG or not x.is_floating_point() or (
+            isinstance(y, paddle.Tensor) and (y.dtype != x.dtype or _broadcast(x.shape, y.shape) != x.shape)):
+        return original(x, y), 0
+    return x, 0
+
+
+def _transposition(original: Callable, x, perm, *args, **kwargs):
+    if math.prod(x.shape) < BIG or len(perm) != len(x.shape):
+        return original(x, perm, *args, **kwargs), 0
+    return _blank([x.shape[axis] for axis in perm], x), 0
+
+
+def _interpolation(original: Callable, x, *args, **kwargs):
+    # One channel gives the output's size for next to nothing.
+    if any(isinstance(value, str) and value.endswith('C') for value in (*args, *kwargs.values())):
+        return original(x, *args, **kwargs), 0
+    shape = list(original(x[:, :1], *args, **kwargs).shape)
+    return _blank([shape[0], x.shape[1], *shape[2:]], x), 0
