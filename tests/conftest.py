@@ -7,7 +7,10 @@ import pytest
 import yaml
 from tiny_training import training_tree
 
+from paddleseg_ext import environment
 from paddleseg_ext.data.synth import write_scenes
+
+environment.choose_matrix_kernels()  # as the command does
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -188,3 +189,24 @@ def test_devices(found, status, text):
     check = doctor._devices(found)[-1]
     assert check.status == status
     assert re.search(text, check.text)
+
+
+AMD = 'vendor_id\t: AuthenticAMD\nflags\t\t: fpu sse2 avx2 fma\n'
+INTEL = AMD.replace('AuthenticAMD', 'GenuineIntel')
+
+
+@pytest.mark.parametrize('description, before, after', [
+    (AMD, None, '5'),
+    (AMD, '4', '4'),
+    (INTEL, None, None),
+    (AMD.replace(' avx2', ''), None, None),
+    (None, None, None),
+], ids=['amd', 'chosen by the user', 'intel', 'old amd', 'not linux'])
+def test_fast_matrix_kernels_on_amd_only(monkeypatch, tmp_path, description, before, after):
+    monkeypatch.setenv('MKL_DEBUG_CPU_TYPE', before or '')
+    if before is None:
+        monkeypatch.delenv('MKL_DEBUG_CPU_TYPE')
+    if description is not None:
+        (tmp_path / 'cpuinfo').write_text(description)
+    environment.choose_matrix_kernels(tmp_path / 'cpuinfo')
+    assert os.environ.get('MKL_DEBUG_CPU_TYPE') == after

@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.verb not in NEEDS_NO_PADDLE:
             from paddleseg_ext import environment
             environment.require_paddle()
+            environment.choose_matrix_kernels()
         return args.run(args)
     except UserError as error:
         print(f'paddleseg {args.verb}: error: {error}', file=sys.stderr)
