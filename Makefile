@@ -3,8 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PARITY := .venv-parity
+PARITY_STAMP := $(PARITY)/.installed
+BENCH := .venv-bench
+BENCH_STAMP := $(BENCH)/.installed
 
-.PHONY: demo test test-slow test-matrix lint docs clean help
+.PHONY: demo test test-slow test-matrix test-parity bench lint docs clean help
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -32,6 +36,28 @@ test-slow: $(STAMP)
 test-matrix: $(STAMP)
 	$(BIN)/python -m scripts.test_matrix
 
+$(PARITY_STAMP): setup.py pyproject.toml constraints.txt parity/requirements.txt
+	$(PYTHON) -m venv $(PARITY)
+	$(PARITY)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	    --editable '.[cpu,test,parity]'
+	$(PARITY)/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement parity/requirements.txt
+	touch $@
+
+## test-parity  the full models beside timm's and mmsegmentation's, in an environment of its own with PyTorch
+test-parity: $(PARITY_STAMP)
+	$(PARITY)/bin/python -m pytest parity
+
+$(BENCH_STAMP): setup.py pyproject.toml constraints.txt parity/requirements.txt
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	    --editable '.[cpu,export,parity]'
+	$(BENCH)/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement parity/requirements.txt
+	touch $@
+
+## bench        times and memory of Twins beside timm's on PyTorch, into docs/benchmarks.md; needs a quiet machine
+bench: $(BENCH_STAMP)
+	$(BENCH)/bin/python -m benchmarks.compare_backbones --json runs/benchmarks.json --document docs/benchmarks.md
+
 ## lint         ruff
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -42,4 +68,4 @@ docs: $(STAMP)
 
 ## clean        remove environments and what the demo made
 clean:
-	rm -rf $(VENV) .venv-matrix demo build dist *.egg-info
+	rm -rf $(VENV) .venv-matrix $(PARITY) $(BENCH) demo build dist *.egg-info

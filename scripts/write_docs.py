@@ -1,4 +1,4 @@
-"""`make docs`: write what the code knows into the documents: tables of the README, and the schema for editors.
+"""`make docs`: write what the code knows into the documents: tables of README and docs, and the schema for editors.
 
     python -m scripts.write_docs [--check] [--picture demo/contact_sheet.png]
 
@@ -33,7 +33,11 @@ def models_table() -> str:
     return catalogue.RENDERERS['markdown'](catalogue.list_models())
 
 
-TABLES: dict[str, Callable[[], str]] = {'verbs': verbs_table, 'models': models_table}
+# Document: its tables, each with what makes it.
+TABLES: dict[str, dict[str, Callable[[], str]]] = {
+    'README.md': {'verbs': verbs_table},
+    'docs/models.md': {'models': models_table},
+}
 
 
 def fill(text: str, tables: dict[str, str]) -> str:
@@ -55,9 +59,9 @@ def documents() -> dict[Path, str]:
     """Every generated or partly generated file with the content it should have."""
     from paddleseg_ext.config import configs_folder
     from paddleseg_ext.config.schema import schema_text
-    readme = ROOT / 'README.md'
-    tables = {name: make() for name, make in TABLES.items()}
-    return {readme: fill(readme.read_text(encoding='utf-8'), tables), configs_folder() / 'schema.json': schema_text()}
+    texts = {ROOT / name: fill((ROOT / name).read_text(encoding='utf-8'), {key: make() for key, make in tables.items()})
+             for name, tables in TABLES.items()}
+    return {**texts, configs_folder() / 'schema.json': schema_text()}
 
 
 def save_picture(source: Path) -> None:

@@ -5,11 +5,13 @@ A new architecture adds its rows; `test_contract.py` then holds it to what every
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Callable
 
 import numpy as np
 import paddle
 
 import paddleseg_ext.components  # noqa: F401  NOTE: imported for its effect, it registers every component
+from paddleseg_ext.backbones.twins import Twins, Variant
 from paddleseg_ext.registry import components
 
 __all__ = ['CASES', 'Case', 'images', 'relative_difference', 'set_visible_weights']
@@ -26,7 +28,8 @@ class Case:
         model: registered name.
         minimum: smallest height and width in pixels.
         outputs: logits in training.
-        arguments: of the constructor, besides `num_classes` and `in_channels`.
+        arguments: of the constructor, besides `num_classes` and `in_channels` or `backbone`.
+        backbone: makes the backbone from `in_channels`, for models that take one.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Case:
     minimum: int
     outputs: int
     arguments: dict = field(default_factory=dict)
+    backbone: Callable[..., paddle.nn.Layer] | None = None
 
     @property
     def model_class(self) -> type:
@@ -42,7 +46,11 @@ class Case:
     def build(self, *, in_channels: int = 3, seed: int = 0) -> paddle.nn.Layer:
         """The model in evaluation mode, with weights from `seed` that make every layer matter."""
         paddle.seed(seed)
-        model = self.model_class(num_classes=CLASSES, in_channels=in_channels, **self.arguments)
+        if self.backbone is None:
+            inputs = {'in_channels': in_channels}
+        else:
+            inputs = {'backbone': self.backbone(in_channels=in_channels)}
+        model = self.model_class(num_classes=CLASSES, **inputs, **self.arguments)
         set_visible_weights(model, seed=seed)
         model.eval()
         return model
@@ -51,13 +59,36 @@ class Case:
 _RTFORMER = {'base_channels': 8, 'head_channels': 8, 'spp_channels': 8, 'cross_size': 4, 'drop_path_rate': 0.,
              'lr_mult': 1.}
 
-#    name             model      min  outputs  arguments
+_HEAD, _FPN = {'channels': 8, 'dropout': 0.}, {'fpn_channels': 8, 'head_channels': 8, 'dropout': 0.}
+#                channels         heads         mlp ratios    depths        local
+_PCPVT = Variant((8, 16, 16, 24), (1, 2, 2, 3), (2, 2, 2, 2), (1, 2, 1, 1), False)
+_SVT = Variant((8, 16, 16, 24), (1, 2, 2, 3), (2, 2, 2, 2), (2, 1, 2, 2), True)
+
+
+def _pcpvt(*, in_channels: int) -> Twins:
+    return Twins(_PCPVT, norm_after_stage=False, in_channels=in_channels)
+
+
+def _svt(*, in_channels: int) -> Twins:
+    return Twins(_SVT, norm_after_stage=True, in_channels=in_channels)
+
+
+def _svt_zero(*, in_channels: int) -> Twins:
+    return Twins(_SVT, norm_after_stage=True, in_channels=in_channels, lsa_padding='zero')
+
+
+#    name             model      min  outputs  arguments, backbone
 CASES = (
     Case('rtformer', 'RTFormer', 32, 2, _RTFORMER),
     Case('rtformer_ade20k', 'RTFormer', 32, 2, {**_RTFORMER, 'cross_size': 3, 'use_injection': [True, False]}),
     Case('rtformer_ea', 'RTFormer', 32, 2, {**_RTFORMER, 'attention': 'ea'}),
     Case('rtformer_mhea', 'RTFormer', 32, 2, {**_RTFORMER, 'attention': 'mhea'}),
     Case('rtformer_no_aux', 'RTFormer', 32, 1, {**_RTFORMER, 'use_aux_head': False}),
+    Case('semantic_fpn_svt', 'SemanticFPN', 32, 1, _FPN, _svt),
+    Case('semantic_fpn_pcpvt', 'SemanticFPN', 32, 1, _FPN, _pcpvt),
+    Case('upernet_svt', 'UPerNetMMSeg', 32, 2, {**_HEAD, 'aux_channels': 8}, _svt),
+    Case('upernet_no_aux_svt_zero', 'UPerNetMMSeg', 32, 1, {**_HEAD, 'use_aux_head': False}, _svt_zero),
+    Case('linear_fusion_pcpvt', 'LinearFusionSeg', 32, 1, _HEAD, _pcpvt),
 )
 
 

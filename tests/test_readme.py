@@ -17,7 +17,7 @@ from scripts import demo, write_docs
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / 'README.md'
-DOCUMENTS = [README, ROOT / 'CONTRIBUTING.md', ROOT / 'CHANGELOG.md', ROOT / 'docs/configs.md']
+DOCUMENTS = [README, ROOT / 'CONTRIBUTING.md', ROOT / 'CHANGELOG.md', *sorted((ROOT / 'docs').glob('*.md'))]
 # What makes a command of a document small enough for a test; argparse takes the last of two flags.
 SMALLER = {
     'data synth': '--train 4 --val 2 --width 96 --height 64',
