@@ -31,6 +31,7 @@ COVERED = {
     'make test': 'this very run',
     "pip install '.[cpu]' -c constraints.txt": 'test_packaging.py',
     'pip install . -c constraints.txt': 'test_packaging.py',
+    'paddleseg convert ours.pdparams ours.safetensors': 'test_twins_parity.py, after the Python lines before it',
     'pip install paddlepaddle-gpu==3.2.2 -i https://www.paddlepaddle.org.cn/packages/stable/cu126/': 'Paddle\'s own',
 }
 
@@ -73,7 +74,7 @@ def write_files(document, folder):
 
 @pytest.mark.parametrize('document', DOCUMENTS, ids=lambda path: path.name)
 def test_commands_run(document, tmp_path):
-    lines = [line for line in commands(document) if line.startswith('paddleseg ')]
+    lines = [line for line in commands(document) if line.startswith('paddleseg ') and line not in COVERED]
     if not lines:
         return
     write_files(document, tmp_path)
