@@ -73,9 +73,9 @@ def onednn_inference_works(version: str) -> bool:
 def choose_matrix_kernels(cpu_description: Path = Path('/proc/cpuinfo')) -> None:
     """Let Paddle's mathematics library use its AVX2 kernels on AMD processors; call it before Paddle computes.
 
-    Paddle brings a release of Intel's MKL from 2019, which takes its slowest kernels on processors of other makers unless
-    MKL_DEBUG_CPU_TYPE says 5 (AVX2). Matrix products were 2 to 3 times as fast with it here, training 1.7 times. A value
-    that is set already stays; later releases of MKL ignore it.
+    Paddle brings a release of Intel's MKL from 2019, which takes its slowest kernels on processors of other makers
+    unless MKL_DEBUG_CPU_TYPE says 5 (AVX2). Matrix products were 2 to 3 times as fast with it here, training 1.8
+    times. A value that is set already stays; later releases of MKL ignore it.
     """
     try:
         description = cpu_description.read_text()

@@ -359,7 +359,7 @@ def _register(name: str, variant: Variant) -> None:
                      pretrained=pretrained, pretrained_allow=pretrained_allow)
 
     backbone.__name__ = backbone.__qualname__ = name
-    backbone.__doc__ = f"""{name.replace('_', '-')}: four maps of strides 4, 8, 16 and 32 and {variant.channels} channels.
+    backbone.__doc__ = f"""{name.replace('_', '-')}: maps of strides 4, 8, 16, 32 and {variant.channels} channels.
 
     Args:
         in_channels: channels of the images, at least 1; the first convolution of pretrained weights is adapted.

@@ -40,19 +40,18 @@ class CrossCovarianceAttention(nn.Layer):
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         channels = x.shape[-1]
         value = F.linear(x, self.qkv.weight[:, 2 * channels:], self.qkv.bias[2 * channels:])  # [N, L, C]
-        # NOTE: the projection is applied to the attention and not to the tokens, because then every product with the
-        # tokens has them in rows: nothing as large as they are is transposed, and one product of C×C less is needed.
-        projection = self.proj.weight.reshape([self.heads, channels // self.heads, channels])
+        # NOTE: the projection is applied to the attention and not to the tokens, because then the values need no
+        # transposition, before or after, and the product with the tokens is one, as large as the projection's.
+        projection = self.proj.weight.reshape([1, self.heads, channels // self.heads, channels])
         mixing = paddle.matmul(self.attention(x), projection, transpose_x=True)  # [N, h, d, C]
         return self.drop(paddle.matmul(value, mixing.reshape([-1, channels, channels])) + self.proj.bias)
 
     def attention(self, x: paddle.Tensor) -> paddle.Tensor:
         """The weights [N, h, d, d] with which every channel (row) takes the channels of its head (column)."""
         channels = x.shape[-1]
-        weight, bias = self.qkv.weight[:, :2 * channels], self.qkv.bias[:2 * channels]
-        both = paddle.matmul(weight, x, transpose_x=True, transpose_y=True) + bias.unsqueeze(1)  # [N, 2C, L]
-        both = both.reshape([0, 2 * self.heads, channels // self.heads, -1])
-        query, key = both.split(2, axis=1)  # [N, h, d, L]
+        both = F.linear(x, self.qkv.weight[:, :2 * channels], self.qkv.bias[:2 * channels])  # [N, L, 2C]
+        both = both.reshape([0, -1, 2 * self.heads, channels // self.heads]).transpose([0, 2, 3, 1])
+        query, key = paddle.split(both, 2, axis=1)  # [N, h, d, L]
         # NOTE: the key is divided before the product, so that it cannot leave the range of float16 (it is at most the
         # length of the query), and the query after it, where it costs nothing.
         key = (to_full_precision(key) * _inverse_length(key)).astype(key.dtype)

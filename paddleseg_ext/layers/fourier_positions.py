@@ -51,11 +51,13 @@ class FourierPositions(nn.Layer):
 def _waves(length, count: int, temperature: float) -> paddle.Tensor:
     """float32 [length, count]."""
     places = paddle.arange(1, length + 1).astype('float32')
-    # NOTE: 1e-6 is lost in float32 for lengths of 32 and more; it stands for the numbers of the reference below.
     angles = places / (places[-1] + 1e-6) * (2. * math.pi)
-    periods = paddle.to_tensor([temperature**(2 * index / count) for index in range(count // 2)], dtype='float32')
-    angles = angles.unsqueeze(1) / periods  # [length, count/2]
-    return paddle.stack([paddle.sin(angles), paddle.cos(angles)], axis=2).flatten(1)
+    waves = range(count)
+    rates = paddle.to_tensor([temperature**(-2 * (wave // 2) / count) for wave in waves], dtype='float32')
+    shifts = paddle.to_tensor([wave % 2 * math.pi / 2. for wave in waves], dtype='float32')
+    # NOTE: cosines are shifted sines, and rates are multiplied, because with oneDNN Paddle 3.2.2 computes the sine and
+    # the cosine of one tensor wrongly, and divides the wrong way round where the divisor is the larger tensor.
+    return paddle.sin(angles.unsqueeze(1) * rates + shifts)
 
 
 def _kept_waves(length: int, count: int, temperature: float) -> paddle.Tensor:

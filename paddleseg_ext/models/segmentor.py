@@ -82,14 +82,14 @@ class BackboneSegmentor(nn.Layer):
         return [resize(logit, size) for logit in logits]
 
     def _check_maps(self, x: paddle.Tensor, maps: Sequence[paddle.Tensor]) -> None:
-        """Whether the maps have the strides that were told, up to what rounding at the border can change."""
+        """Whether the maps have the strides that were told, up to what rounding to the coarsest of them can change."""
         name, told = type(self.backbone).__name__, list(self.feat_strides)
         if len(maps) != len(told):
             raise UserError(f'{name} says the channels of {len(told)} maps (feat_channels), but gives {len(maps)}; '
                             'choose another backbone, or other outputs of this one.')
         sides = [(side, length, stride) for feature, stride in zip(maps, told)
                  for side, length in zip(feature.shape[2:], x.shape[2:])]
-        if any(abs(side * stride - length) >= 2 * stride for side, length, stride in sides):
+        if any(abs(side * stride - length) >= stride + max(told) for side, length, stride in sides):
             seen = [2**round(log2(max(x.shape[2:]) / max(feature.shape[2:]))) for feature in maps]
             raise UserError(f'feat_strides is {told}, but {name} gives maps of strides {seen}: write feat_strides: '
                             f'{seen}.')
