@@ -11,6 +11,7 @@ import numpy as np
 import paddle
 
 import paddleseg_ext.components  # noqa: F401  NOTE: imported for its effect, it registers every component
+from paddleseg_ext.backbones import xcit
 from paddleseg_ext.backbones.twins import Twins, Variant
 from paddleseg_ext.registry import components
 
@@ -77,6 +78,19 @@ def _svt_zero(*, in_channels: int) -> Twins:
     return Twins(_SVT, norm_after_stage=True, in_channels=in_channels, lsa_padding='zero')
 
 
+#                         channels depth heads scale tokens_norm patch
+_XCIT_P16 = xcit.Variant(16,      4,    2,    1.,   True,       16)
+_XCIT_P8 = xcit.Variant(16,       4,    4,    1.,   True,       8)
+
+
+def _xcit_p16(*, in_channels: int) -> xcit.XCiT:
+    return xcit.XCiT(_XCIT_P16, in_channels=in_channels)
+
+
+def _xcit_p8(*, in_channels: int) -> xcit.XCiT:
+    return xcit.XCiT(_XCIT_P8, in_channels=in_channels)
+
+
 #    name             model      min  outputs  arguments, backbone
 CASES = (
     Case('rtformer', 'RTFormer', 32, 2, _RTFORMER),
@@ -88,6 +102,8 @@ CASES = (
     Case('semantic_fpn_pcpvt', 'SemanticFPN', 32, 1, _FPN, _pcpvt),
     Case('upernet_svt', 'UPerNetMMSeg', 32, 2, {**_HEAD, 'aux_channels': 8}, _svt),
     Case('upernet_no_aux_svt_zero', 'UPerNetMMSeg', 32, 1, {**_HEAD, 'use_aux_head': False}, _svt_zero),
+    Case('semantic_fpn_xcit_p8', 'SemanticFPN', 32, 1, _FPN, _xcit_p8),
+    Case('upernet_xcit_p16', 'UPerNetMMSeg', 32, 2, {**_HEAD, 'aux_channels': 8}, _xcit_p16),
     Case('linear_fusion_pcpvt', 'LinearFusionSeg', 32, 1, _HEAD, _pcpvt),
 )
 

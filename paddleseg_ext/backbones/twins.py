@@ -24,12 +24,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import paddle
-import paddle.nn.functional as F
 from paddle import nn
 
 from paddleseg_ext.backbones.classification import register_classifier
 from paddleseg_ext.checkpoints.pretrained import load_pretrained
 from paddleseg_ext.layers.drop_path import DropPath
+from paddleseg_ext.layers.feed_forward import FeedForward
 from paddleseg_ext.layers.scaled_attention import scaled_attention
 from paddleseg_ext.layers.sizes import require_size, spatial_size
 from paddleseg_ext.layers.tokens import (
@@ -182,19 +182,6 @@ class GlobalAttention(nn.Layer):
         key_value = self.kv(x).reshape([0, -1, 2, self.heads, channels // self.heads])
         y = scaled_attention(query, *key_value.unbind(axis=2))
         return self.proj(y.reshape([-1, height, width, channels]))
-
-
-class FeedForward(nn.Layer):
-    """Two linear maps with GELU between. [N, H, W, C] to the same."""
-
-    def __init__(self, channels: int, ratio: int, *, drop_rate: float):
-        super().__init__()
-        self.fc1 = nn.Linear(channels, ratio * channels)
-        self.fc2 = nn.Linear(ratio * channels, channels)
-        self.drop = nn.Dropout(drop_rate)
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
 
 
 class Block(nn.Layer):

@@ -29,10 +29,11 @@ class Rename:
 
 @dataclass(frozen=True)
 class Split:
-    """One array there is several here, cut along its first axis; each target comes with its share."""
+    """One array there is several here, cut along its first axis or its last (-1); each target comes with its share."""
 
     source: str
     targets: tuple[tuple[str, int], ...]
+    axis: int = 0
 
 
 @dataclass(frozen=True)
@@ -158,11 +159,12 @@ def _pieces(rule: Rename | Split, name: str, array: np.ndarray) -> list[tuple[st
     if isinstance(rule, Rename):
         return [(rule.target, array)]
     whole = sum(share for _, share in rule.targets)
-    if not isinstance(array, np.ndarray) or array.ndim == 0 or array.shape[0] % whole:
+    if not isinstance(array, np.ndarray) or array.ndim == 0 or array.shape[rule.axis] % whole:
         raise UserError(f'{name} has the shape {list(np.shape(array))}, but in this format it has {whole} equal '
-                        'parts along its first axis; the file is damaged or of another model.')
-    ends = np.cumsum([share * array.shape[0] // whole for _, share in rule.targets])
-    return [(target, piece) for (target, _), piece in zip(rule.targets, np.split(array, ends[:-1]))]
+                        f'parts along its {"last" if rule.axis else "first"} axis; the file is damaged or of another '
+                        'model.')
+    ends = np.cumsum([share * array.shape[rule.axis] // whole for _, share in rule.targets])
+    return [(target, piece) for (target, _), piece in zip(rule.targets, np.split(array, ends[:-1], axis=rule.axis))]
 
 
 def _our_name(name: str, layout: str) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from paddle import nn
 
 from paddleseg_ext.backbones.twins import Twins
+from paddleseg_ext.backbones.xcit import XCiT
 from paddleseg_ext.checkpoints.formats import recognise
 from paddleseg_ext.checkpoints.pretrained import BACKBONE, describe, translation_of
 from paddleseg_ext.checkpoints.reading import Weights
@@ -43,7 +44,8 @@ HEADS = (
     Head('LinearFusionSeg', 'head.projections.0.weight',  (('channels', 'head.projections.0.weight'),)),
 )
 # Each gives the registered name of the backbone with given names and shapes, or None.
-BACKBONES = (Twins.identify,)
+BACKBONES = (Twins.identify, XCiT.identify)
+FIRST_CONVOLUTIONS = (Twins.first_convolution, XCiT.first_convolution)
 
 
 @dataclass
@@ -78,13 +80,13 @@ def identify(weights: Weights, source: str) -> Identified:
     if not any(name.startswith(BACKBONE) for name in shapes):
         return _rtformer(shapes, source)
     # NOTE: linear weights lie as in the source here; identification reads names and the shapes of convolutions.
-    name = next(filter(None, (known({name[len(BACKBONE):]: shape for name, shape in shapes.items()
-                                     if name.startswith(BACKBONE)}) for known in BACKBONES)), None)
+    own = {name[len(BACKBONE):]: shape for name, shape in shapes.items() if name.startswith(BACKBONE)}
+    name = next(filter(None, (known(own) for known in BACKBONES)), None)
     if name is None:
         raise UserError(f'{source} ({form.name}) has the sizes of no registered variant; give the YAML of its model '
                         'with --config.')
     backbone = {'type': name, **dict(form.settings)}
-    in_channels = shapes['backbone.stages.0.patch_embed.proj.weight'][1]
+    in_channels = next(own[weight][1] for weight in FIRST_CONVOLUTIONS if weight in own)
     if in_channels != 3:
         backbone['in_channels'] = in_channels
     head = next((head for head in HEADS if head.mark in shapes), None)

@@ -3,12 +3,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from paddleseg_ext.checkpoints.formats import others, rtformer, twins
+from paddleseg_ext.checkpoints.formats import others, rtformer, twins, xcit
 from paddleseg_ext.checkpoints.rules import Format, bears
 
 __all__ = ['FORMATS', 'recognise', 'resembles']
 
-FORMATS: tuple[Format, ...] = (*twins.FORMATS, *rtformer.FORMATS)
+FORMATS: tuple[Format, ...] = (*twins.FORMATS, *xcit.FORMATS, *rtformer.FORMATS)
 
 
 def recognise(names: Collection[str], layout: str | None) -> Format | None:

@@ -7,8 +7,6 @@ __all__ = ['LOOKS']
 LOOKS = (
     ('a Swin Transformer',                  ('patch_embed.proj.weight', 'layers.{tail}.relative_position_bias_table')),
     ('a Swin Transformer segmentor',        ('backbone.{tail}.relative_position_bias_table',)),
-    ('an XCiT classifier',                  ('cls_attn_blocks.{tail}', 'pos_embeder.token_projection.weight')),
-    ('an XCiT classifier',                  ('cls_attn_blocks.{tail}', 'pos_embed.token_projection.weight')),
     ('a PVT classifier',                    ('pos_embed1', 'patch_embed1.proj.weight')),
     ('a SegFormer or MiT backbone',         ('patch_embed1.proj.weight', 'block1.0.attn.q.weight')),
     ('a SegFormer segmentor',               ('backbone.patch_embed1.proj.weight', 'backbone.block1.0.attn.q.weight')),
