@@ -16,7 +16,7 @@ from paddleseg_ext.errors import UserError
 
 __all__ = ['main']
 
-VERBS = ('train', 'val', 'predict', 'export', 'infer', 'convert', 'config', 'models', 'data', 'doctor')
+VERBS = ('train', 'val', 'predict', 'explain', 'export', 'infer', 'convert', 'config', 'models', 'data', 'doctor')
 NEEDS_NO_PADDLE = ('doctor',)
 INTERRUPTED = 130
 # Starts of Paddle's warnings that say nothing to whoever runs the command.
