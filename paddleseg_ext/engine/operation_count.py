@@ -107,8 +107,9 @@ def _watched() -> list[tuple[object, str, Callable]]:
     """(owner, name, rule) of every function that multiplies and accumulates, in Paddle 2.6 to 3.3."""
     operators = paddle._C_ops
     rules = [(operators, 'conv2d', _convolution), (operators, 'linear', _linear)]
-    rules += [(operators, name, _small_convolution) for name in ('depthwise_conv2d', 'conv3d')]
-    rules += [(operators, name, _transposed_convolution) for name in ('conv2d_transpose', 'depthwise_conv2d_transpose')]
+    rules += [(operators, 'depthwise_conv2d', _depthwise), (operators, 'conv3d', _small_convolution)]
+    rules += [(operators, 'conv2d_transpose', _transposed_convolution),
+              (operators, 'depthwise_conv2d_transpose', _small_transposed_convolution)]
     # NOTE: newer Paddle binds these where users find them, so replacing the operator alone would miss their calls.
     for owner in (operators, paddle, paddle.tensor, paddle.tensor.linalg, paddle.Tensor):
         rules += [(owner, name, _matrix_product) for name in ('matmul', 'bmm', 'mm')]
@@ -128,12 +129,29 @@ def _convolution(original: Callable, x, weight, strides, paddings, algorithm, di
     return _blank(shape, x), math.prod(shape) * math.prod(weight.shape[1:])
 
 
+def _depthwise(original: Callable, x, weight, strides, paddings, algorithm, groups, dilations, data_format, *rest):
+    # As above; only the order of the arguments differs.
+    def as_convolution(x, weight, strides, paddings, algorithm, dilations, groups, data_format, *rest):
+        return original(x, weight, strides, paddings, algorithm, groups, dilations, data_format, *rest)
+
+    return _convolution(as_convolution, x, weight, strides, paddings, algorithm, dilations, groups, data_format, *rest)
+
+
 def _small_convolution(original: Callable, x, weight, *args, **kwargs):
     output = original(x, weight, *args, **kwargs)
     return output, math.prod(output.shape) * math.prod(weight.shape[1:])
 
 
-def _transposed_convolution(original: Callable, x, weight, *args, **kwargs):
+def _transposed_convolution(original: Callable, x, weight, *args):
+    groups, _, data_format = args[-3:]
+    if groups != 1 or data_format != 'NCHW':
+        return _small_transposed_convolution(original, x, weight, *args)
+    shape = list(original(x[:, :1], weight[:1, :1], *args).shape)
+    shape[1] = weight.shape[1]
+    return _blank(shape, x), math.prod(x.shape) * math.prod(weight.shape[1:])
+
+
+def _small_transposed_convolution(original: Callable, x, weight, *args, **kwargs):
     return original(x, weight, *args, **kwargs), math.prod(x.shape) * math.prod(weight.shape[1:])
 
 
