@@ -35,7 +35,8 @@ ADMITTED = {
 NAME_TABLE = 'StructuredToParameterName@@'
 
 # Keys under which training programs keep the weights; the first that is there is taken, so an average before the last.
-CONTAINERS = ('teacher', 'state_dict_ema', 'model_ema', 'ema_state_dict', 'state_dict', 'model_state_dict', 'model', 'module')
+CONTAINERS = ('teacher', 'state_dict_ema', 'model_ema', 'ema_state_dict', 'state_dict', 'model_state_dict', 'model',
+              'module')
 # What wrappers of models (several devices, compilation) put before every name.
 WRAPPERS = ('module.', '_orig_mod.')
 # Metadata of safetensors: which framework wrote it.
