@@ -8,7 +8,7 @@ PARITY_STAMP := $(PARITY)/.installed
 BENCH := .venv-bench
 BENCH_STAMP := $(BENCH)/.installed
 
-.PHONY: demo test test-slow test-matrix test-parity bench lint docs clean help
+.PHONY: demo test test-slow test-matrix test-parity bench bench-linearity lint docs clean help
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -54,9 +54,14 @@ $(BENCH_STAMP): setup.py pyproject.toml constraints.txt parity/requirements.txt
 	$(BENCH)/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement parity/requirements.txt
 	touch $@
 
-## bench        times and memory of Twins beside timm's on PyTorch, into docs/benchmarks.md; needs a quiet machine
+## bench        times and memory of Twins and XCiT beside timm's on PyTorch, into docs/benchmarks.md; needs a quiet machine
 bench: $(BENCH_STAMP)
 	$(BENCH)/bin/python -m benchmarks.compare_backbones --json runs/benchmarks.json --document docs/benchmarks.md
+
+## bench-linearity  time and memory against pixels, into docs/linearity.md; needs a quiet machine and 16 GB
+bench-linearity: $(STAMP)
+	$(BIN)/python -m benchmarks.linearity --json runs/linearity.json --document docs/linearity.md \
+	    --picture docs/pictures/linearity.png
 
 ## lint         ruff
 lint: $(STAMP)

@@ -1,4 +1,4 @@
-"""Times and memory of our Twins beside timm's on PyTorch: `python -m benchmarks.compare_backbones`, or `make bench`.
+"""Our Twins and XCiT beside timm's on PyTorch: `python -m benchmarks.compare_backbones`, or `make bench`.
 
 Everything measured is a process of its own with the same weights, images and threads. First its output is compared
 with timm's; then the processes of a group run once each in turn, round by round, so that whatever slows the machine
@@ -6,7 +6,8 @@ down slows all of them. A group is a model, an environment, and either all forwa
 training steps.
 
     --json FILE       keeps the measurements; --from FILE makes the report of them and measures nothing
-    --document FILE   puts the report between the marks `<!-- benchmarks:begin -->` and `<!-- benchmarks:end -->`
+    --document FILE   puts the report of each family measured, such as XCiT, between the marks
+                      `<!-- benchmarks-XCiT:begin -->` and `<!-- benchmarks-XCiT:end -->`, and leaves the others
 
 For a quick look: `--models Twins_SVT_S --paths timm,dygraph,paddle --rounds 3 --environments default`.
 """
@@ -28,9 +29,9 @@ from pathlib import Path
 
 from benchmarks.turns import Child, ChildFailure
 
-__all__ = ['ENVIRONMENTS', 'MODELS', 'PATHS', 'Measurement', 'fill', 'main', 'parse']
+__all__ = ['ENVIRONMENTS', 'MODELS', 'PATHS', 'Measurement', 'by_family', 'describe_cpu', 'main', 'parse', 'versions']
 
-MODELS = ('Twins_PCPVT_S', 'Twins_SVT_S', 'Twins_SVT_B')
+MODELS = ('Twins_PCPVT_S', 'Twins_SVT_S', 'Twins_SVT_B', 'XCiT_N12_P16', 'XCiT_T12_P16', 'XCiT_S12_P16')
 FORWARD = ('timm', 'dygraph', 'paddle', 'onnxruntime', 'openvino')
 TRAINING = ('timm-train', 'dygraph-train')
 PATHS = FORWARD + TRAINING
@@ -97,7 +98,8 @@ def _choices(known: tuple[str, ...] | None):
         names = tuple(name for name in text.split(',') if name)
         wrong = [name for name in names if known is not None and name not in known]
         if wrong or not names:
-            raise argparse.ArgumentTypeError(f'{text!r}: expected names out of {",".join(known or ("Twins_…",))}')
+            expected = ','.join(known or ('Twins_…', 'XCiT_…'))
+            raise argparse.ArgumentTypeError(f'{text!r}: expected names out of {expected}')
         return names
     return split
 
@@ -109,7 +111,7 @@ def _positive(text: str) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    from benchmarks.report import render
+    from benchmarks.report import fill, render
     from paddleseg_ext.files import atomic_write_text
 
     args = parse(arguments)
@@ -117,22 +119,19 @@ def main(arguments: list[str]) -> int:
     if args.json:
         atomic_write_text(args.json, json.dumps(run, indent=1))
     if args.document:
-        atomic_write_text(args.document, fill(args.document.read_text(encoding='utf-8'), render(run)))
+        text = args.document.read_text(encoding='utf-8')
+        for family, part in by_family(run).items():
+            text = fill(text, render(part), f'benchmarks-{family}')
+        atomic_write_text(args.document, text)
     return int(any(result['failure'] for result in run['measurements']))
 
 
-def fill(text: str, report: str) -> str:
-    """The document with the report between its marks.
-
-    Raises:
-        ValueError: the document has no marks.
-    """
-    pattern = re.compile(r'(<!-- benchmarks:begin[^>]*-->\n).*?(<!-- benchmarks:end -->)', re.DOTALL)
-    text, count = pattern.subn(lambda match: f'{match[1]}\n{report}\n\n{match[2]}', text)
-    if count != 1:
-        raise ValueError(f'the document has {count} places marked <!-- benchmarks:begin --> … <!-- benchmarks:end -->, '
-                         'expected one.')
-    return text
+def by_family(run: dict) -> dict[str, dict]:
+    """The run of each family alone, 'Twins' and so on."""
+    kinds = ('measurements', 'profiles')
+    families = dict.fromkeys(result['model'].partition('_')[0] for result in run['measurements'])
+    return {family: {**run, **{kind: [result for result in run[kind] if result['model'].startswith(f'{family}_')]
+                               for kind in kinds}} for family in families}
 
 
 def _run_all(args: argparse.Namespace) -> dict:
@@ -151,8 +150,8 @@ def _run_all(args: argparse.Namespace) -> dict:
                                               folder, args)
                 profiles += _profiles(model, environment, folder, args)
     return {
-        'date': datetime.date.today().isoformat(), 'cpu': _cpu(), 'load': [load, os.getloadavg()[0]],
-        'versions': {'Python': platform.python_version(), **_versions()},
+        'date': datetime.date.today().isoformat(), 'cpu': describe_cpu(), 'load': [load, os.getloadavg()[0]],
+        'versions': {'Python': platform.python_version(), **versions()},
         **{name: getattr(args, name) for name in ('threads', 'size', 'batch', 'rounds', 'warmup')},
         'measurements': [asdict(result) for result in results], 'profiles': profiles,
     }
@@ -178,7 +177,7 @@ def _profiles(model: str, environment: str, folder: Path, args: argparse.Namespa
     return found
 
 
-def _cpu() -> str:
+def describe_cpu() -> str:
     """The processor's name and cores."""
     information = Path('/proc/cpuinfo')
     text = information.read_text(encoding='utf-8') if information.is_file() else ''
@@ -186,9 +185,10 @@ def _cpu() -> str:
     return f'{name[1] if name else platform.processor() or platform.machine()}, {os.cpu_count()} cores'
 
 
-def _versions() -> dict[str, str]:
+def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
+    """Those of the packages that are installed."""
     found = {}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

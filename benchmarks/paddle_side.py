@@ -14,7 +14,8 @@ OPSET = 17
 def _classifier(name: str, folder: Path):
     from paddleseg_ext import create_classifier
 
-    return create_classifier(name, lsa_padding='zero', pretrained=str(folder / 'weights.safetensors'))
+    arguments = {'lsa_padding': 'zero'} if name.startswith('Twins') else {}
+    return create_classifier(name, pretrained=str(folder / 'weights.safetensors'), **arguments)
 
 
 def dygraph_step(name: str, folder: Path) -> Callable[[], np.ndarray]:

@@ -1,10 +1,11 @@
 """The report of a comparison: Markdown tables from measurements and from where the time of dygraph goes."""
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ['render', 'table']
+__all__ = ['fill', 'render', 'table']
 
 NAMES = {
     'timm': 'timm, PyTorch eager', 'dygraph': 'ours, dygraph', 'paddle': 'ours, Paddle Inference with oneDNN',
@@ -26,6 +27,20 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table; its first two columns are texts, the others numbers."""
     marks = ['---' if column < 2 else '---:' for column in range(len(head))]
     return '\n'.join(f'| {" | ".join(row)} |' for row in (head, marks, *rows))
+
+
+def fill(text: str, report: str, mark: str) -> str:
+    """The document with the report between `<!-- MARK:begin … -->` and `<!-- MARK:end -->`.
+
+    Raises:
+        ValueError: the document does not have these marks once.
+    """
+    pattern = re.compile(rf'(<!-- {re.escape(mark)}:begin[^>]*-->\n).*?(<!-- {re.escape(mark)}:end -->)', re.DOTALL)
+    text, count = pattern.subn(lambda match: f'{match[1]}\n{report}\n\n{match[2]}', text)
+    if count != 1:
+        raise ValueError(f'the document has {count} places marked <!-- {mark}:begin --> … <!-- {mark}:end -->, '
+                         'expected one.')
+    return text
 
 
 def render(run: Mapping) -> str:

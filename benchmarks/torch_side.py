@@ -11,11 +11,14 @@ from safetensors.torch import load_file, save_file
 
 __all__ = ['forward_step', 'training_step', 'write_reference']
 
-SIZES = {'S': 'small', 'B': 'base', 'L': 'large'}
+SIZES = {'N': 'nano', 'T': 'tiny', 'S': 'small', 'M': 'medium', 'B': 'base', 'L': 'large'}
 
 
 def timm_name(name: str) -> str:
-    """'twins_svt_small' for 'Twins_SVT_S'."""
+    """'twins_svt_small' for 'Twins_SVT_S', 'xcit_nano_12_p16_224' for 'XCiT_N12_P16'."""
+    if name.startswith('XCiT_'):
+        _, size, patch = name.split('_')
+        return f'xcit_{SIZES[size[0]]}_{size[1:]}_{patch.lower()}_224'
     family, size = name.lower().rsplit('_', 1)
     return f'{family}_{SIZES[size.upper()]}'
 

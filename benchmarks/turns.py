@@ -14,13 +14,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ['Child', 'ChildFailure', 'serve', 'take_standard_output']
+__all__ = ['Child', 'ChildFailure', 'TooMuch', 'memory', 'peak_memory', 'reset_peak_memory', 'serve',
+           'take_standard_output']
 
 ROOT = Path(__file__).resolve().parents[1]
+WATCH = 0.05  # seconds between two looks at a child that has limits
 
 
 class ChildFailure(RuntimeError):
     """A child ended or answered with an error; the text has the end of its log."""
+
+
+class TooMuch(ChildFailure):
+    """A child needed more than it was allowed; the text says of what."""
 
 
 class Child:
@@ -67,6 +73,23 @@ class Child:
             raise ChildFailure(f'ended with {self._process.returncode}: {self._end_of_log()}')
         return printed
 
+    def wait_within(self, *, seconds: float, bytes: int) -> str:
+        """As `wait`, but the child is killed when it takes longer, or has more resident memory.
+
+        Raises:
+            TooMuch: it was killed.
+            ChildFailure: as `wait`.
+        """
+        deadline = time.monotonic() + seconds
+        while self._process.poll() is None:
+            large = memory('VmRSS', self._process.pid) > bytes
+            if large or time.monotonic() > deadline:
+                self._process.kill()
+                self._process.communicate()
+                raise TooMuch(f'more than {bytes / 2**30:g} GiB' if large else f'more than {seconds:g} s')
+            time.sleep(WATCH)
+        return self.wait()
+
     def close(self) -> None:
         """End it; closing twice is fine."""
         if not self._process.stdin.closed:
@@ -91,14 +114,14 @@ def serve(step: Callable[[], object], check: Callable[[], float]) -> None:
         command = line.strip()
         if command == 'check':
             answer = {'difference': check()}
-            _reset_peak()
+            reset_peak_memory()
         elif command == 'run':
             start, processor_start = time.perf_counter(), time.process_time()
             step()
             answer = {'seconds': time.perf_counter() - start,
                       'processor_seconds': time.process_time() - processor_start}
         elif command == 'peak':
-            answer = {'bytes': _peak()}
+            answer = {'bytes': peak_memory()}
         else:
             raise ValueError(f'{command!r}: expected check, run or peak.')
         print(json.dumps(answer), file=answers, flush=True)
@@ -111,7 +134,7 @@ def take_standard_output():
     return answers
 
 
-def _reset_peak() -> None:
+def reset_peak_memory() -> None:
     """Forget the peak of resident memory so far, where the system allows it."""
     try:
         Path('/proc/self/clear_refs').write_text('5', encoding='ascii')
@@ -119,11 +142,16 @@ def _reset_peak() -> None:
         return
 
 
-def _peak() -> int:
-    """Most resident memory in bytes since `_reset_peak`."""
-    status = Path('/proc/self/status')
-    if not status.is_file():
-        unit = 1 if sys.platform == 'darwin' else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    line = next(line for line in status.read_text(encoding='ascii').splitlines() if line.startswith('VmHWM'))
-    return int(line.split()[1]) * 1024
+def peak_memory() -> int:
+    """Most resident memory in bytes since `reset_peak_memory`."""
+    unit = 1 if sys.platform == 'darwin' else 1024
+    return memory('VmHWM') or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def memory(field: str, process: int | str = 'self') -> int:
+    """Bytes of a field of Linux's /proc/…/status, such as 'VmRSS'; 0 where there is none, as after the end."""
+    try:
+        lines = Path(f'/proc/{process}/status').read_text(encoding='utf-8').splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f'{field}:')), 0)

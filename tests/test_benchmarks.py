@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import compare_backbones, dygraph_profile, report
-from benchmarks.compare_backbones import Measurement, fill, line, parse
-from benchmarks.turns import Child, ChildFailure
+from benchmarks.compare_backbones import Measurement, by_family, line, parse
+from benchmarks.report import fill
+from benchmarks.turns import Child, ChildFailure, TooMuch
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -36,7 +37,8 @@ def run():
 
 def test_by_default_everything_is_measured():
     args = parse([])
-    assert args.models == ('Twins_PCPVT_S', 'Twins_SVT_S', 'Twins_SVT_B')
+    assert args.models == ('Twins_PCPVT_S', 'Twins_SVT_S', 'Twins_SVT_B', 'XCiT_N12_P16', 'XCiT_T12_P16',
+                           'XCiT_S12_P16')
     assert args.paths == compare_backbones.PATHS and args.environments == ('default', 'kept', 'kept+mkl')
     assert (args.size, args.batch, args.profiles) == (512, 2, True)
 
@@ -97,20 +99,31 @@ def test_a_finished_run_can_be_rendered_into_a_document(run, tmp_path):
     source, document = tmp_path / 'run.json', tmp_path / 'page.md'
     run['measurements'] = [result for result in run['measurements'] if not result['failure']]
     source.write_text(json.dumps(run))
-    document.write_text('before\n<!-- benchmarks:begin (x) -->\nold\n<!-- benchmarks:end -->\nafter\n')
+    document.write_text('before\n<!-- benchmarks-Twins:begin (x) -->\nold\n<!-- benchmarks-Twins:end -->\nafter\n')
     assert compare_backbones.main(['--from', str(source), '--document', str(document)]) == 0
     text = document.read_text()
-    assert text.startswith('before\n<!-- benchmarks:begin (x) -->\n') and text.endswith('-->\nafter\n')
+    assert text.startswith('before\n<!-- benchmarks-Twins:begin (x) -->\n') and text.endswith('-->\nafter\n')
     assert 'old' not in text and 'Twins_SVT_S' in text
 
 
 def test_a_document_without_marks_is_refused():
-    with pytest.raises(ValueError, match='the document has 0 places marked <!-- benchmarks:begin'):
-        fill('nothing', 'report')
+    with pytest.raises(ValueError, match='the document has 0 places marked <!-- benchmarks-Twins:begin'):
+        fill('nothing', 'report', 'benchmarks-Twins')
 
 
-def test_the_page_has_the_marks():
-    assert 'new' in fill((ROOT / 'docs/benchmarks.md').read_text(encoding='utf-8'), 'new')
+def test_each_family_has_a_report_of_its_own(run):
+    run['measurements'].append(measurement('timm', [7.], model='XCiT_N12_P16'))
+    parts = by_family(run)
+    assert list(parts) == ['Twins', 'XCiT'] and parts['XCiT']['profiles'] == []
+    texts = {family: report.render(part) for family, part in parts.items()}
+    assert '| XCiT_N12_P16 | timm, PyTorch eager | 7000 |' in texts['XCiT']
+    assert 'Twins' not in texts['XCiT'] and 'XCiT' not in texts['Twins']
+
+
+@pytest.mark.parametrize('family', ['Twins', 'XCiT'])
+def test_the_page_has_the_marks(family):
+    page = (ROOT / 'docs/benchmarks.md').read_text(encoding='utf-8')
+    assert 'new' in fill(page, 'new', f'benchmarks-{family}')
 
 
 def test_the_line_says_ratio_or_failure():
@@ -155,6 +168,14 @@ def test_a_child_that_only_prepares(child):
     assert child('print("done")').wait() == 'done\n'
     with pytest.raises(ChildFailure, match='ended with 3: it printed nothing'):
         child('raise SystemExit(3)').wait()
+
+
+def test_a_child_within_limits(child):
+    assert child('print("done")').wait_within(seconds=60, bytes=2**30) == 'done\n'
+    with pytest.raises(TooMuch, match='more than 0.1 s'):
+        child('import time; time.sleep(60)').wait_within(seconds=.1, bytes=2**30)
+    with pytest.raises(TooMuch, match='more than 0.0625 GiB'):
+        child('import time; x = bytes(range(256)) * 2**19; time.sleep(60)').wait_within(seconds=60, bytes=2**26)
 
 
 def test_a_profile_of_dygraph_names_kernels_and_layers():

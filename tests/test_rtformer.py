@@ -170,7 +170,7 @@ def test_the_references_arguments_come_first_with_the_same_defaults():
         assert mine.name == expected.name
         default = list(mine.default) if isinstance(mine.default, tuple) else mine.default
         assert default == expected.default
-    assert [extra.name for extra in ours[len(theirs):]] == ['attention', 'bn_momentum']
+    assert [extra.name for extra in ours[len(theirs):]] == ['attention', 'bn_momentum', 'pretrained_allow']
 
 
 def test_all_arguments_by_position_and_by_name():
