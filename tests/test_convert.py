@@ -26,6 +26,7 @@ from paddleseg_ext.backbones.twins import VARIANTS
 from paddleseg_ext.checkpoints.pretrained import load_pretrained
 from paddleseg_ext.checkpoints.reading import read_weights
 from paddleseg_ext.cli.main import main
+from paddleseg_ext.components import create_classifier
 from paddleseg_ext.engine import identification
 from paddleseg_ext.engine.convert import convert
 from paddleseg_ext.errors import UserError
@@ -253,3 +254,21 @@ def test_the_commands_mistakes(tmp_path, capsys):
     assert 'absent.pth does not exist' in capsys.readouterr().err
     assert main(['convert', str(tmp_path), str(tmp_path / 'ours.pdparams'), '--opts', 'a=1']) == 1
     assert '--opts changes a configuration; name it with --config.' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('wanted, built', [('classifier', 'XCiT_N12_P16, a classifier of 5 classes'),
+                                           ('backbone', 'XCiT_N12_P16, a backbone'),
+                                           ('segmentor', 'SemanticFPN over XCiT_N12_P16, 5 classes')])
+def test_xcit_is_told_by_names_and_shapes(tmp_path, wanted, built):
+    model = {'classifier': lambda: create_classifier('XCiT_N12_P16', num_classes=5, in_channels=4),
+             'backbone': lambda: components('backbone')['XCiT_N12_P16'](in_channels=4),
+             'segmentor': lambda: components('model')['SemanticFPN'](
+                 5, components('backbone')['XCiT_N12_P16'](in_channels=4), fpn_channels=16, head_channels=8)}[wanted]()
+    paddle.save(model.state_dict(), str(tmp_path / 'model.pdparams'))
+    done = convert(str(tmp_path / 'model.pdparams'), tmp_path / 'converted.safetensors')
+    assert done.model == built
+    assert 'in_channels: 4' in done.text()
+    same = {name: value.numpy() for name, value in model.state_dict().items()}
+    written = read_weights(tmp_path / 'converted.safetensors').arrays
+    assert set(written) == set(same)
+    assert all(np.array_equal(written[name], same[name]) for name in same)
