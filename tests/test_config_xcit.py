@@ -10,7 +10,9 @@ from paddleseg_ext.config.parameter_groups import require_groups_match
 
 PATTERN = re.compile(r'xcit_(?P<size>[ntsml](?:12|24))_p(?P<patch>16|8)_(?P<head>semantic_fpn|upernet)_'
                      r'(?P<data>ade20k|camvid|cityscapes)_\d+x\d+_\d+k')
-NAMED = {stem: PATTERN.fullmatch(stem) for stem in shipped_configs() if stem.startswith('xcit_')}
+# The CPU recipe for CamVid is measured, not published: docs/camvid.md.
+NAMED = {stem: PATTERN.fullmatch(stem) for stem in shipped_configs()
+         if stem.startswith('xcit_') and not stem.endswith('_cpu_1h')}
 ADE20K = [name for name, match in NAMED.items() if match and match['data'] == 'ade20k']
 
 # The authors' mIoU at one scale, patches of 16 and 8: semantic_segmentation/README.md of their repository.
@@ -39,7 +41,7 @@ def test_all_the_promised_leaves_are_there():
                  for patch in (16, 8)}
     expected |= {f'xcit_{size}_p16_semantic_fpn_{data}' for size in ('t12', 's12')
                  for data in ('cityscapes_1024x512_80k', 'camvid_480x360_30k')}
-    assert {name for name, match in NAMED.items() if match} == expected
+    assert set(NAMED) == expected
 
 
 @pytest.mark.parametrize('name', NAMED)
