@@ -237,7 +237,7 @@ class Tensor:
         return self.array
 
 
-def with_torch(monkeypatch, result):
+def with_torch(monkeypatch, result, version='2.6.0+cpu'):
     """A stand-in for PyTorch whose `load` gives `result`, or raises it; returns the list of the calls' arguments."""
     calls = []
 
@@ -247,7 +247,8 @@ def with_torch(monkeypatch, result):
             raise result
         return result
 
-    monkeypatch.setitem(sys.modules, 'torch', types.SimpleNamespace(load=load, Tensor=Tensor))
+    monkeypatch.setitem(sys.modules, 'torch', types.SimpleNamespace(load=load, Tensor=Tensor,
+                                                                      __version__=version))
     return calls
 
 
@@ -259,6 +260,14 @@ def test_pytorch_is_always_asked_for_weights_only(monkeypatch, name):
     assert calls == [{'map_location': 'cpu', 'weights_only': True}]
     assert (weights.layout, weights.part) == ('torch', 'model')
     assert_arrays(weights)
+
+
+@pytest.mark.parametrize('version', ['2.5.1', '1.13.1+cu117', '2.0.0a0+git'])
+def test_a_pytorch_that_is_not_safe_opens_nothing(monkeypatch, version):
+    calls = with_torch(monkeypatch, {}, version)
+    with pytest.raises(UserError, match=r'PyTorch .* can be made to run code by a weights file .*torch>=2\.6'):
+        read_weights(FIXTURES / 'plain.pth')
+    assert calls == []
 
 
 @pytest.mark.parametrize(('text', 'message'), [

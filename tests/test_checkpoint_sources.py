@@ -48,6 +48,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         asked = re.fullmatch(r'bytes=(\d+)-', self.headers.get('Range') or '')
         if asked and self.headers.get('If-Range', etag) == etag and server.ranges:
             start = int(asked[1])
+        if start and start >= len(content):
+            self.send_response(416)
+            self.send_header('Content-Length', '0')
+            self.end_headers()
+            return
         self.send_response(206 if start else 200)
         if start:
             self.send_header('Content-Range', f'bytes {start}-{len(content) - 1}/{len(content)}')
@@ -104,6 +109,16 @@ def test_an_address_is_fetched_once(server):
     assert path.name == 'model.pdparams' and path.read_bytes() == CONTENT
     assert fetch(server.address + '/some/model.pdparams?download=true') == path
     assert len(server.requests) == 1
+    assert leftovers(cache_folder()) == ['model.pdparams']
+
+
+def test_what_was_whole_but_had_not_got_its_name_is_fetched_anew(server):
+    server.files['/model.pdparams'] = CONTENT
+    path = fetch(server.address + '/model.pdparams')
+    part = path.rename(path.with_name(path.name + '.part'))
+    part.with_name(part.name + '.etag').write_text(f'"{hashlib.sha256(CONTENT).hexdigest()}"')
+    assert fetch(server.address + '/model.pdparams').read_bytes() == CONTENT
+    assert [asked for _, _, asked in server.requests] == [None, f'bytes={len(CONTENT)}-', None]
     assert leftovers(cache_folder()) == ['model.pdparams']
 
 

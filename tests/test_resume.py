@@ -57,6 +57,12 @@ def test_resumed_equals_uninterrupted(tree, straight, halfway, what):
     assert state(halfway / 'iter_6') == state(straight / 'iter_6')
 
 
+def test_pretrained_weights_are_not_wanted_any_more(tree, straight, halfway):
+    unreachable = {**tree, 'model': {**tree['model'], 'pretrained': 'timm/nobody.has_this'}}
+    train_tree(unreachable, halfway, resume_model='auto', **OPTIONS)
+    assert_same_training(halfway / 'iter_6', straight / 'iter_6')
+
+
 def test_resumed_in_a_fresh_process_with_workers(tree, straight, halfway, write_yaml):
     result = run_cli('train', '--config', write_yaml(tree), '--save_dir', halfway, '--resume_model', 'auto', '--device',
                      'cpu', '--use_ema', '--do_eval', '--save_interval', 3, '--log_iters', 1, '--num_workers', 2)

@@ -33,6 +33,7 @@ from paddleseg_ext.layers.feed_forward import FeedForward
 from paddleseg_ext.layers.scaled_attention import scaled_attention
 from paddleseg_ext.layers.sizes import require_size, spatial_size
 from paddleseg_ext.layers.tokens import (
+    fits_windows,
     map_to_windows,
     to_channels_first,
     to_channels_last,
@@ -142,7 +143,7 @@ class LocalAttention(nn.Layer):
         channels = x.shape[-1]
         qkv = self.qkv(map_to_windows(x, size, self.window))  # [N, windows, s·s, 3C]
         query, key, value = qkv.reshape([-1, self.window**2, 3, self.heads, channels // self.heads]).unbind(axis=2)
-        bias = self._bias(x, size) if self.masks else None
+        bias = self._bias(x, size) if self.masks and not fits_windows(size, self.window) else None
         y = scaled_attention(query, key, value, bias)  # [N·windows, s·s, h, d]
         y = windows_to_map(y.reshape([-1, self.window**2, channels]), size, self.window)
         return self.proj(y)

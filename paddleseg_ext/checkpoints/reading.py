@@ -43,6 +43,8 @@ WRAPPERS = ('module.', '_orig_mod.')
 SAFETENSORS_LAYOUTS = {'pt': 'torch', 'pd': 'paddle'}
 SAFETENSORS_TYPES = {'F64': 'f8', 'F32': 'f4', 'F16': 'f2', 'BF16': 'u2', 'I64': 'i8', 'I32': 'i4', 'I16': 'i2',
                      'I8': 'i1', 'U64': 'u8', 'U32': 'u4', 'U16': 'u2', 'U8': 'u1', 'BOOL': '?'}
+# The first release whose `weights_only` keeps what it says (CVE-2025-32434).
+SAFE_PYTORCH = (2, 6)
 PYTORCH_LEGACY = b'\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'
 TEXTS = ((re.compile(rb'\s*<(!doctype|html|\?xml)', re.IGNORECASE), 'a web page, perhaps a server\'s error'),
          (re.compile(rb'version https://git-lfs'), 'a pointer of Git LFS, not the file it points to'))
@@ -219,6 +221,9 @@ def _read_torch(path: Path) -> Weights:
     except ImportError as error:
         raise UserError(f'{path} is a PyTorch file, and reading it needs PyTorch: pip install torch (the CPU build is '
                         'enough), or convert it with `paddleseg convert` where PyTorch is installed.') from error
+    if tuple(int(number) for number in re.findall(r'\d+', torch.__version__)[:2]) < SAFE_PYTORCH:
+        raise UserError(f'{path} was not opened: PyTorch {torch.__version__} can be made to run code by a weights file '
+                        '(CVE-2025-32434); pip install "torch>=2.6", or convert the file where that is installed.')
 
     def plain(value):
         if not isinstance(value, torch.Tensor):

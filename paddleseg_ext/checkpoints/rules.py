@@ -74,7 +74,6 @@ class Format:
     settings: tuple[tuple[str, object], ...] = ()
 
 
-
 @dataclass
 class Translation:
     """A checkpoint under our names, still in the layout of its source.

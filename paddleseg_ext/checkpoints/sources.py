@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+import http
 import logging
 import os
 import re
@@ -89,7 +90,7 @@ def _is_not_there(error: Exception) -> bool:
 def _from_address(address: str) -> Path:
     """The file behind an address, from the cache or fetched into it; processes that want the same wait for one."""
     from filelock import FileLock
-    name = re.sub(r'[^\w.+-]', '_', unquote(Path(urlsplit(address).path).name)) or 'weights'
+    name = re.sub(r'[^\w.+-]', '_', unquote(Path(urlsplit(address).path).name)).lstrip('.') or 'weights'
     folder = cache_folder() / hashlib.sha256(address.encode()).hexdigest()[:16]
     file = folder / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -109,6 +110,13 @@ def _download(address: str, file: Path) -> None:
             _continue(address, part)
             break
         except urllib.error.HTTPError as refusal:
+            if refusal.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and part.exists():
+                # NOTE: no fault of the address: there is nothing after `part`, because an earlier process ended between
+                # its last byte and its new name, so this one starts over.
+                _discard(part)
+                error = refusal
+                refusal.close()
+                continue
             raise UserError(f'{address} could not be fetched: the server answered {refusal.code} {refusal.reason}; '
                             'check the address, or download the file by other means and give its path.') from refusal
         except (OSError, EOFError) as failure:
@@ -130,8 +138,7 @@ def _continue(address: str, part: Path) -> None:
     with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=SECONDS) as answer:
         continues = answer.status == 206
         if not continues:
-            part.unlink(missing_ok=True)
-            etag_file.unlink(missing_ok=True)
+            _discard(part)
             if answer.headers.get('ETag'):
                 etag_file.write_text(answer.headers['ETag'])
         missing = answer.headers.get('Content-Length')
@@ -148,14 +155,18 @@ def _etag_file(part: Path) -> Path:
     return part.with_name(part.name + '.etag')
 
 
+def _discard(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _etag_file(part).unlink(missing_ok=True)
+
+
 def _require_checksum(address: str, name: str, part: Path) -> None:
     expected = HASHED_NAME.search(name)
     if expected is None:
         return
     digest = _sha256(part)
     if not digest.startswith(expected.group(1)):
-        part.unlink()
-        _etag_file(part).unlink(missing_ok=True)
+        _discard(part)
         raise UserError(f'{address} did not arrive as its name says: its SHA-256 begins with '
                         f'{digest[:len(expected.group(1))]}, but should with {expected.group(1)}; try '
                         'again, or download it by other means and give the path of the file.')

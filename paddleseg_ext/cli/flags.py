@@ -69,12 +69,5 @@ def open_config(args: argparse.Namespace, *, paths: bool = True, **changes):
     config.require_valid(loaded, paths=paths)
     builder = config.make_builder(loaded)
     if getattr(args, 'model_path', None):
-        _drop_pretrained(builder.config.dic['model'])
+        config.drop_pretrained(builder.config.dic['model'])
     return builder
-
-
-def _drop_pretrained(section: dict) -> None:
-    section.pop('pretrained', None)
-    for part in section.values():
-        if isinstance(part, dict):
-            _drop_pretrained(part)

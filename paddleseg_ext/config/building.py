@@ -12,7 +12,7 @@ from paddleseg_ext.errors import UserError
 if TYPE_CHECKING:
     from paddleseg.cvlibs import SegBuilder
 
-__all__ = ['make_builder', 'require_no_code']
+__all__ = ['drop_pretrained', 'make_builder', 'require_no_code']
 
 # PaddleSeg's log levels: 1 leaves warnings and errors.
 QUIET_LEVEL = 1
@@ -41,6 +41,15 @@ def make_builder(config: Config) -> SegBuilder:
     except (RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f'{config.path}: {error}\nRun `paddleseg config check --config {config.path}` for all of its '
                         'problems with their lines.') from error
+
+
+def drop_pretrained(section: dict) -> None:
+    """Remove `pretrained` from a section and the sections inside it, where other weights will be loaded anyway."""
+    section.pop('pretrained', None)
+    section.pop('pretrained_allow', None)
+    for part in section.values():
+        if isinstance(part, dict):
+            drop_pretrained(part)
 
 
 def require_no_code(config: Config) -> None:

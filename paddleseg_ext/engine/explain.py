@@ -118,7 +118,7 @@ def chosen_layers(model: nn.Layer, patterns: Sequence[str] = ()) -> dict[str, nn
     if not patterns:
         return {name: visible[name] for name in _last_of_stages(model, list(visible))}
     for pattern in patterns:
-        if not fnmatch.filter(visible, pattern):
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in visible):
             raise UserError(f'--layers: {pattern} matches no layer that can be looked into; those of this model are '
                             f'{", ".join(visible)}.')
     return {name: layer for name, layer in visible.items()

@@ -16,6 +16,7 @@ import numpy as np
 import paddle
 
 from paddleseg_ext.checkpoints import training_state
+from paddleseg_ext.config import drop_pretrained
 from paddleseg_ext.engine.average import MovingAverage
 from paddleseg_ext.engine.evaluate import evaluate
 from paddleseg_ext.engine.interruption import Interrupted, StopRequest
@@ -25,6 +26,7 @@ from paddleseg_ext.engine.options import TestOptions
 from paddleseg_ext.engine.recording import Recorder
 from paddleseg_ext.engine.sampling import SeededDataset, ShuffledBatches, batches
 from paddleseg_ext.errors import UserError
+from paddleseg_ext.layers.frozen_norm import FrozenBatchNorm2D
 
 __all__ = ['Interrupted', 'TrainOptions', 'train']
 
@@ -101,6 +103,8 @@ class _Trainer:
         checkpoint = self._find_checkpoint()
         self.progress = training_state.Progress(seed=self._seed())
         _seed_everything(self.progress.seed)
+        if checkpoint is not None:  # its weights replace all others, which need not be at hand any more
+            drop_pretrained(builder.config.dic['model'])
         self._build()
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -158,9 +162,11 @@ class _Trainer:
             raise UserError(f'--precision {self.options.precision} changes nothing on the CPU, where Paddle has no '
                             'mixed precision; use fp32 there, or --device gpu.')
         if self.options.amp_level == 'O2':
+            # NOTE: Paddle keeps its own batch norms in float32, and casts the statistics of any other layer.
             self.model, self.optimizer = paddle.amp.decorate(self.model, self.optimizer, level='O2',
                                                              dtype=DTYPES[self.options.precision],
-                                                             save_dtype='float32')
+                                                             save_dtype='float32',
+                                                             excluded_layers=[FrozenBatchNorm2D])
         return paddle.amp.GradScaler(init_loss_scaling=1024.) if self.options.precision == 'fp16' else None
 
     def _wrap(self) -> None:

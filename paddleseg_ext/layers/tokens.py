@@ -7,7 +7,8 @@ from __future__ import annotations
 import paddle
 import paddle.nn.functional as F
 
-__all__ = ['map_to_windows', 'to_channels_first', 'to_channels_last', 'window_padding', 'windows_to_map']
+__all__ = ['fits_windows', 'map_to_windows', 'to_channels_first', 'to_channels_last', 'window_padding',
+           'windows_to_map']
 
 
 def to_channels_last(x: paddle.Tensor) -> paddle.Tensor:
@@ -32,7 +33,7 @@ def map_to_windows(x: paddle.Tensor, size, side: int) -> paddle.Tensor:
         [N, h·w, s·s, C].
     """
     rows, columns = _windows(size, side)
-    x = x if _fits(size, side) else _pad(x, size, side)
+    x = x if fits_windows(size, side) else _pad(x, size, side)
     channels = x.shape[-1]
     # A row of windows is s rows of w pieces, each of s cells: turning that into w windows of s pieces swaps two axes.
     x = x.reshape([-1, side, columns, side * channels]).transpose([0, 2, 1, 3])  # [N·h, w, s, s·C]
@@ -46,7 +47,7 @@ def windows_to_map(x: paddle.Tensor, size, side: int) -> paddle.Tensor:
     channels = x.shape[-1]
     x = x.reshape([-1, columns, side, side * channels]).transpose([0, 2, 1, 3])  # [N·h, s, w, s·C]
     x = x.reshape([-1, rows * side, columns * side, channels])
-    return x if _fits(size, side) else x[:, :height, :width]
+    return x if fits_windows(size, side) else x[:, :height, :width]
 
 
 def window_padding(size, side: int) -> paddle.Tensor:
@@ -71,7 +72,7 @@ def _windows(size, side: int):
     return (height + side - 1) // side, (width + side - 1) // side
 
 
-def _fits(size, side: int) -> bool:
+def fits_windows(size, side: int) -> bool:
     """Whether the map is known to need no padding, which in a traced program it never is."""
     return paddle.in_dynamic_mode() and size[0] % side == 0 and size[1] % side == 0
 

@@ -5,7 +5,7 @@ mmsegmentation 1.2.2's `UPerHead` with `FCNHead` as auxiliary head (Apache-2.0),
 segmentors were published. PaddleSeg's `UPerNet` is another network: other resizing, layers without use, no dropout.
 
 Intended deviations, none of which changes a number in evaluation:
-- adaptive average pooling exports with dynamic sizes (`layers/average_pooling.py`);
+- adaptive average pooling exports with dynamic sizes (`layers/pooling.py`);
 - batch norm behind the pool to one cell holds at batch 1 (`layers/normalisation.py`).
 
 Letters: N batch, C head channels, h×w size of the finest map, H×W of the coarsest, n cells along a side.
