@@ -1,10 +1,12 @@
 """Spatial sizes that stay symbolic in an export and cost nothing in dygraph."""
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import paddle
 import paddle.nn.functional as F
 
-__all__ = ['require_size', 'resize', 'spatial_size']
+__all__ = ['add_top_down', 'batch_size', 'require_size', 'resize', 'spatial_size']
 
 
 def spatial_size(x: paddle.Tensor, *, axis: int = 2):
@@ -13,8 +15,17 @@ def spatial_size(x: paddle.Tensor, *, axis: int = 2):
     Returns two Python integers in dygraph, and an int tensor of shape [2] while a program is traced, so that the
     exported program computes it from its input.
     """
+    return _shape(x)[axis:axis + 2]
+
+
+def batch_size(x: paddle.Tensor):
+    """First dimension of `x`: a Python integer in dygraph, a scalar int tensor while a program is traced."""
+    return _shape(x)[0]
+
+
+def _shape(x: paddle.Tensor):
     # NOTE: paddle.shape is not used in dygraph because reading it back from a GPU would stop the stream.
-    return (x.shape if paddle.in_dynamic_mode() else paddle.shape(x))[axis:axis + 2]
+    return x.shape if paddle.in_dynamic_mode() else paddle.shape(x)
 
 
 def require_size(x: paddle.Tensor, minimum: int, name: str) -> None:
@@ -31,3 +42,11 @@ def require_size(x: paddle.Tensor, minimum: int, name: str) -> None:
 def resize(x: paddle.Tensor, size) -> paddle.Tensor:
     """`x` [N, C, h, w] resized to `size` (H, W) bilinearly with half-pixel centres (align_corners=False)."""
     return F.interpolate(x, size=size, mode='bilinear', align_corners=False)
+
+
+def add_top_down(maps: Sequence[paddle.Tensor], enlarge: Callable) -> list[paddle.Tensor]:
+    """Add to each map [N, C, hi, wi], finest first, the sum at the next coarser, resized by `enlarge(map, size)`."""
+    sums = list(maps)
+    for index in range(len(sums) - 1, 0, -1):
+        sums[index - 1] = sums[index - 1] + enlarge(sums[index], spatial_size(sums[index - 1]))
+    return sums
