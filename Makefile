@@ -36,23 +36,24 @@ test-slow: $(STAMP)
 test-matrix: $(STAMP)
 	$(BIN)/python -m scripts.test_matrix
 
-$(PARITY_STAMP): setup.py pyproject.toml constraints.txt parity/requirements.txt
-	$(PYTHON) -m venv $(PARITY)
-	$(PARITY)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-	    --editable '.[cpu,test,parity]'
-	$(PARITY)/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement parity/requirements.txt
+# An environment of its own with PyTorch, timm and mmsegmentation: $(call environment_with_pytorch,FOLDER,EXTRAS)
+define environment_with_pytorch
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(2)]'
+	$(1)/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement parity/requirements.txt
 	touch $@
+endef
+COMMA := ,
+
+$(PARITY_STAMP): setup.py pyproject.toml constraints.txt parity/requirements.txt
+	$(call environment_with_pytorch,$(PARITY),cpu$(COMMA)test$(COMMA)parity)
 
 ## test-parity  the full models beside timm's and mmsegmentation's, in an environment of its own with PyTorch
 test-parity: $(PARITY_STAMP)
 	$(PARITY)/bin/python -m pytest parity
 
 $(BENCH_STAMP): setup.py pyproject.toml constraints.txt parity/requirements.txt
-	$(PYTHON) -m venv $(BENCH)
-	$(BENCH)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-	    --editable '.[cpu,export,parity]'
-	$(BENCH)/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement parity/requirements.txt
-	touch $@
+	$(call environment_with_pytorch,$(BENCH),cpu$(COMMA)export$(COMMA)parity)
 
 ## bench        times and memory of Twins and XCiT beside timm's on PyTorch, into docs/benchmarks.md; needs a quiet machine
 bench: $(BENCH_STAMP)

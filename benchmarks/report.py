@@ -1,9 +1,10 @@
 """The report of a comparison: Markdown tables from measurements and from where the time of dygraph goes."""
 from __future__ import annotations
 
-import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+
+from scripts import write_docs
 
 __all__ = ['fill', 'render', 'table']
 
@@ -35,12 +36,7 @@ def fill(text: str, report: str, mark: str) -> str:
     Raises:
         ValueError: the document does not have these marks once.
     """
-    pattern = re.compile(rf'(<!-- {re.escape(mark)}:begin[^>]*-->\n).*?(<!-- {re.escape(mark)}:end -->)', re.DOTALL)
-    text, count = pattern.subn(lambda match: f'{match[1]}\n{report}\n\n{match[2]}', text)
-    if count != 1:
-        raise ValueError(f'the document has {count} places marked <!-- {mark}:begin --> … <!-- {mark}:end -->, '
-                         'expected one.')
-    return text
+    return write_docs.fill(text, {mark: f'\n{report}\n'})
 
 
 def render(run: Mapping) -> str:

@@ -31,7 +31,7 @@ from paddleseg_ext.checkpoints.pretrained import load_pretrained
 from paddleseg_ext.layers.drop_path import DropPath
 from paddleseg_ext.layers.feed_forward import FeedForward
 from paddleseg_ext.layers.scaled_attention import scaled_attention
-from paddleseg_ext.layers.sizes import require_size, spatial_size
+from paddleseg_ext.layers.sizes import batch_size, require_size, spatial_size
 from paddleseg_ext.layers.tokens import (
     fits_windows,
     map_to_windows,
@@ -151,7 +151,7 @@ class LocalAttention(nn.Layer):
     def _bias(self, x: paddle.Tensor, size) -> paddle.Tensor:
         """[N·windows, 1, 1, s·s]: so low for padding that its weight is zero in every precision."""
         bias = (window_padding(size, self.window) * -1e4).astype(x.dtype)
-        return bias.tile([paddle.shape(x)[0], 1]).unsqueeze([1, 2])
+        return bias.tile([batch_size(x), 1]).unsqueeze([1, 2])
 
 
 class GlobalAttention(nn.Layer):
@@ -178,11 +178,13 @@ class GlobalAttention(nn.Layer):
         height, width = spatial_size(x, axis=1)
         channels = x.shape[-1]
         query = self.q(x).reshape([0, -1, self.heads, channels // self.heads])  # [N, HW, h, d]
-        if self.sr is not None:
-            x = self.norm(to_channels_last(self.sr(to_channels_first(x))))
-        key_value = self.kv(x).reshape([0, -1, 2, self.heads, channels // self.heads])
+        key_value = self.kv(self.sub_sampled(x)).reshape([0, -1, 2, self.heads, channels // self.heads])
         y = scaled_attention(query, *key_value.unbind(axis=2))
         return self.proj(y.reshape([-1, height, width, channels]))
+
+    def sub_sampled(self, x: paddle.Tensor) -> paddle.Tensor:
+        """The map that keys and values are made of: [N, H, W, C] to [N, ⌊H/ratio⌋, ⌊W/ratio⌋, C]."""
+        return x if self.sr is None else self.norm(to_channels_last(self.sr(to_channels_first(x))))
 
 
 class Block(nn.Layer):

@@ -36,7 +36,7 @@ from paddleseg_ext.layers.feed_forward import FeedForward
 from paddleseg_ext.layers.fourier_positions import FourierPositions
 from paddleseg_ext.layers.frozen_norm import FrozenBatchNorm2D
 from paddleseg_ext.layers.normalisation import BatchNorm2D
-from paddleseg_ext.layers.sizes import require_size, spatial_size
+from paddleseg_ext.layers.sizes import batch_size, require_size, spatial_size
 from paddleseg_ext.layers.tokens import to_channels_first, to_channels_last
 from paddleseg_ext.registry import register
 
@@ -321,8 +321,7 @@ class XCiTClassifier(nn.Layer):
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         patches = to_channels_last(self.backbone(x)[-1])
         patches = patches.reshape([0, -1, patches.shape[-1]])  # [N, HW, C]
-        batch = (x.shape if paddle.in_dynamic_mode() else paddle.shape(x))[0]
-        x = paddle.concat([self.cls_token.expand([batch, -1, -1]), patches], axis=1)
+        x = paddle.concat([self.cls_token.expand([batch_size(x), -1, -1]), patches], axis=1)
         for block in self.class_blocks:
             x = block(x)
         return self.head(self.norm(x[:, 0]))

@@ -23,7 +23,7 @@ import paddle
 from paddle import nn
 
 from paddleseg_ext.checkpoints.reading import read_arrays, read_parameter_names
-from paddleseg_ext.checkpoints.weights import FILE_NAME, FLOP_COUNTERS, fill, numbered_checkpoints
+from paddleseg_ext.checkpoints.weights import FILE_NAME, fill, numbered_checkpoints, own_weights
 from paddleseg_ext.errors import UserError
 from paddleseg_ext.files import atomic_folder, finish_interrupted_writes
 
@@ -57,17 +57,13 @@ def save(folder: Path, model: nn.Layer, optimizer, progress: Progress, *, averag
          scaler=None) -> None:
     """Write a complete training state, atomically."""
     with atomic_folder(folder) as temporary:
-        paddle.save(_weights(average or model), str(temporary / FILE_NAME))
+        paddle.save(own_weights((average or model).state_dict()), str(temporary / FILE_NAME))
         if average is not None:
-            paddle.save(_weights(model), str(temporary / TRAINING_FILE))
+            paddle.save(own_weights(model.state_dict()), str(temporary / TRAINING_FILE))
         paddle.save(optimizer.state_dict(), str(temporary / OPTIMIZER_FILE))
         if scaler is not None:
             paddle.save(scaler.state_dict(), str(temporary / SCALER_FILE))
         (temporary / STATE_FILE).write_text(json.dumps(asdict(progress), indent=1) + '\n')
-
-
-def _weights(model: nn.Layer) -> dict:
-    return {name: value for name, value in model.state_dict().items() if name.split('.')[-1] not in FLOP_COUNTERS}
 
 
 def restore(folder: Path, model: nn.Layer, optimizer, *, average: nn.Layer | None = None, scaler=None) -> Progress:

@@ -14,7 +14,7 @@ from paddle import nn
 from paddleseg_ext.checkpoints.reading import read_weights
 from paddleseg_ext.errors import UserError
 
-__all__ = ['FLOP_COUNTERS', 'fill', 'load_weights', 'matching', 'numbered_checkpoints', 'some', 'weights_file']
+__all__ = ['fill', 'load_weights', 'matching', 'numbered_checkpoints', 'own_weights', 'some', 'weights_file']
 
 FILE_NAME = 'model.pdparams'
 # Buffers that paddle.flops leaves in the state dictionaries of the models it has counted.
@@ -64,6 +64,11 @@ def load_weights(model: nn.Layer, path: Path | str) -> None:
     fill(model, weights.arrays, source=str(file))
 
 
+def own_weights(state: Mapping) -> dict:
+    """A state dictionary without what paddle.flops may have left in it."""
+    return {name: value for name, value in state.items() if str(name).split('.')[-1] not in FLOP_COUNTERS}
+
+
 def fill(model: nn.Layer, arrays: Mapping[str, np.ndarray], *, source: str, may_start_fresh: Sequence[str] = (),
          may_be_left: Sequence[str] = (), unmatched: Sequence[str] = (), remedy: str = REMEDY) -> None:
     """Set the weights of `model` from `arrays`, and say in the log what started fresh or was left over.
@@ -82,8 +87,8 @@ def fill(model: nn.Layer, arrays: Mapping[str, np.ndarray], *, source: str, may_
             Nothing has been loaded then.
     """
     state = model.state_dict()
-    arrays = {str(name): array for name, array in arrays.items() if str(name).split('.')[-1] not in FLOP_COUNTERS}
-    wanted = [name for name in state if name.split('.')[-1] not in FLOP_COUNTERS]
+    arrays = {str(name): array for name, array in own_weights(arrays).items()}
+    wanted = list(own_weights(state))
     missing = [name for name in wanted if name not in arrays]
     extra = [name for name in arrays if name not in state] + list(unmatched)
     types = [name for name in wanted if name in arrays and not _same_kind(arrays[name], state[name])]

@@ -129,10 +129,10 @@ def _backbone_row(name: str, component: Callable, configs: list[str], input_size
 
 def _build_configured(name: str):
     """The model of a shipped configuration, without its pretrained weights, and its number of classes."""
-    from paddleseg_ext.config import load_config, make_builder
+    from paddleseg_ext.config import drop_pretrained, load_config, make_builder
     from paddleseg_ext.engine.bare_models import bare_models
-    sources = _pretrained_keys(load_config(name).tree.get('model') or {}, 'model')
-    builder = make_builder(load_config(name, opts=[f'{key}=null' for key in sources]))
+    builder = make_builder(load_config(name))
+    drop_pretrained(builder.config.dic['model'])
     with _silence(), bare_models():
         model = builder.model
     return model, builder.config.dic['model'].get('num_classes')
@@ -147,12 +147,6 @@ def _silence() -> Iterator[None]:
         yield
     finally:
         logger.log_level = level
-
-
-def _pretrained_keys(section: dict, path: str) -> list[str]:
-    own = [f'{path}.pretrained'] if 'pretrained' in section else []
-    return own + [key for name, value in section.items() if isinstance(value, dict)
-                  for key in _pretrained_keys(value, f'{path}.{name}')]
 
 
 def _build_default(component: Callable):

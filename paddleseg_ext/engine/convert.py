@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from paddleseg_ext.checkpoints.pretrained import describe, load_arrays
 from paddleseg_ext.checkpoints.reading import read_weights
 from paddleseg_ext.checkpoints.sources import fetch
-from paddleseg_ext.checkpoints.weights import FLOP_COUNTERS
+from paddleseg_ext.checkpoints.weights import own_weights
 from paddleseg_ext.engine.identification import Identified, identify
 from paddleseg_ext.errors import UserError
 from paddleseg_ext.files import atomic_path
@@ -88,7 +88,7 @@ def _tree(found: Identified, destination: Path) -> dict:
 
 
 def _write(model: nn.Layer, destination: Path) -> int:
-    state = {name: value for name, value in model.state_dict().items() if name.split('.')[-1] not in FLOP_COUNTERS}
+    state = own_weights(model.state_dict())
     with atomic_path(destination) as temporary:
         if destination.suffix == '.pdparams':
             paddle.save(state, str(temporary))

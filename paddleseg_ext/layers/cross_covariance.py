@@ -39,12 +39,16 @@ class CrossCovarianceAttention(nn.Layer):
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         channels = x.shape[-1]
-        value = F.linear(x, self.qkv.weight[:, 2 * channels:], self.qkv.bias[2 * channels:])  # [N, L, C]
         # NOTE: the projection is applied to the attention and not to the tokens, because then the values need no
         # transposition, before or after, and the product with the tokens is one, as large as the projection's.
         projection = self.proj.weight.reshape([1, self.heads, channels // self.heads, channels])
         mixing = paddle.matmul(self.attention(x), projection, transpose_x=True)  # [N, h, d, C]
-        return self.drop(paddle.matmul(value, mixing.reshape([-1, channels, channels])) + self.proj.bias)
+        return self.drop(paddle.matmul(self.value(x), mixing.reshape([-1, channels, channels])) + self.proj.bias)
+
+    def value(self, x: paddle.Tensor) -> paddle.Tensor:
+        """v of every token, [N, L, C] to the same."""
+        channels = x.shape[-1]
+        return F.linear(x, self.qkv.weight[:, 2 * channels:], self.qkv.bias[2 * channels:])
 
     def attention(self, x: paddle.Tensor) -> paddle.Tensor:
         """The weights [N, h, d, d] with which every channel (row) takes the channels of its head (column)."""

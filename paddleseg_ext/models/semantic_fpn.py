@@ -20,7 +20,7 @@ from paddle import nn
 from paddleseg_ext.checkpoints.pretrained import load_pretrained
 from paddleseg_ext.errors import UserError
 from paddleseg_ext.layers.convolution import ConvNormReLU, PixelClassifier
-from paddleseg_ext.layers.sizes import resize, spatial_size
+from paddleseg_ext.layers.sizes import add_top_down, resize, spatial_size
 from paddleseg_ext.models.segmentor import BackboneSegmentor, check_whole
 from paddleseg_ext.registry import register
 
@@ -44,10 +44,7 @@ class FeaturePyramid(nn.Layer):
 
     def forward(self, maps: Sequence[paddle.Tensor]) -> list[paddle.Tensor]:
         pyramid = [lateral(x) for lateral, x in zip(self.laterals, maps)]
-        for index in range(len(pyramid) - 1, 0, -1):
-            finer = pyramid[index - 1]
-            pyramid[index - 1] = finer + _nearest(pyramid[index], spatial_size(finer))
-        return [output(x) for output, x in zip(self.outputs, pyramid)]
+        return [output(x) for output, x in zip(self.outputs, add_top_down(pyramid, _nearest))]
 
 
 class FeaturePyramidHead(nn.Layer):

@@ -21,7 +21,7 @@ from paddleseg_ext.checkpoints.pretrained import load_pretrained
 from paddleseg_ext.errors import UserError
 from paddleseg_ext.layers.convolution import ConvNormReLU, PixelClassifier
 from paddleseg_ext.layers.pooling import adaptive_average_pool2d
-from paddleseg_ext.layers.sizes import resize, spatial_size
+from paddleseg_ext.layers.sizes import add_top_down, resize, spatial_size
 from paddleseg_ext.models.segmentor import BackboneSegmentor, check_whole
 from paddleseg_ext.registry import register
 
@@ -61,9 +61,7 @@ class UPerHead(nn.Layer):
     def forward(self, maps: Sequence[paddle.Tensor]) -> paddle.Tensor:
         *finer, coarsest = maps
         pyramid = [lateral(x) for lateral, x in zip(self.laterals, finer)] + [self._context(coarsest)]
-        for index in range(len(pyramid) - 1, 0, -1):
-            finer = pyramid[index - 1]
-            pyramid[index - 1] = finer + resize(pyramid[index], spatial_size(finer))
+        pyramid = add_top_down(pyramid, resize)
         smooth = [output(x) for output, x in zip(self.outputs, pyramid)] + pyramid[-1:]
         size = spatial_size(smooth[0])
         return self.classifier(self.fuse(paddle.concat([resize(x, size) for x in smooth], axis=1)))
