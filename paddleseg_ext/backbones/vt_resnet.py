@@ -10,8 +10,9 @@ What the paper leaves open, and what is chosen here; the parts of a module say t
 - the first module has the filter-based tokenizer, the later ones the recurrent one, or with `tokenizer: filter` all the
   first;
 - group convolutions, 16 groups, where a matrix meets every position (W_Q of the projector) or stands for attention (W_V
-  of the tokenizer, K and Q of the transformer); the others are dense. So the modules have 13.4 M parameters for
-  ResNet-101, where the published totals leave 12.9 M;
+  of the tokenizer, K and Q of the transformer); the others are dense. So the modules of the classifier over
+  ResNet-101 have 13.1 M parameters, where the published total leaves 12.9 M;
+- a layer norm stands behind the transformer of every module (`TokenNorm`, an addition to the equations);
 - the backbone gives the map of stride 16 twice, before the modules and behind the last projector, in place of one of
   stride 32;
 - the classifier has no projector in its last module, because nothing would read it.

@@ -1,4 +1,4 @@
-"""A module of Visual Transformers (arXiv 2006.03677): tokenizer, a relation between the tokens, projector.
+"""A module of Visual Transformers (arXiv 2006.03677): tokenizer, a relation between the tokens, norm, projector.
 
 `tokenizers`, `token_relations` and `projector` have the three parts, each with the choices that the paper leaves open.
 """
@@ -8,14 +8,14 @@ import paddle
 from paddle import nn
 
 from paddleseg_ext.layers.projector import Projector
-from paddleseg_ext.layers.token_relations import RELATIONS
+from paddleseg_ext.layers.token_relations import RELATIONS, TokenNorm
 from paddleseg_ext.layers.tokenizers import FilterTokenizer, RecurrentTokenizer
 
 __all__ = ['VisualTransformer', 'check_token_arguments']
 
 
 class VisualTransformer(nn.Layer):
-    """One module: tokens from the map, related to each other, and back to the map.
+    """One module: tokens from the map, related to each other, normalised, and back to the map.
 
     Args:
         channels: C, of the map.
@@ -39,11 +39,13 @@ class VisualTransformer(nn.Layer):
         self.tokenizer = tokenizer(channels, tokens, token_channels, groups=groups,
                                    position_encoding=position_encoding)
         self.relation = RELATIONS[relation](token_channels, groups=groups, drop_path_rate=drop_path_rate)
+        self.norm = TokenNorm(token_channels)
         self.projector = Projector(channels, token_channels, groups=groups,
                                    drop_path_rate=drop_path_rate) if project else None
 
     def forward(self, x: paddle.Tensor, tokens: paddle.Tensor | None = None):
-        tokens = self.relation(self.tokenizer(x, tokens) if self.recurrent else self.tokenizer(x))
+        tokens = self.tokenizer(x, tokens) if self.recurrent else self.tokenizer(x)
+        tokens = self.norm(self.relation(tokens))
         return x if self.projector is None else self.projector(x, tokens), tokens
 
 

@@ -8,7 +8,8 @@ What the paper leaves open, and what is chosen here; the parts of a module say t
 `token_relations` and `projector` in `paddleseg_ext.layers`):
 - a 1×1 convolution with batch norm and ReLU brings every map to the width of the pyramid, as in an FPN; there is no
   top-down path, because the tokens carry what coarser levels know to the finer ones;
-- 8 tokens of 1024 channels a level, each level with its own filter-based tokenizer and its own projector;
+- 8 tokens of 1024 channels a level, each level with its own filter-based tokenizer and its own projector, and a layer
+  norm behind the transformer (`TokenNorm`, an addition to the equations);
 - the head is that of Panoptic FPN without its convolutions: batch norm and ReLU for every level, resized to the
   finest, summed, classified by a 1×1 convolution.
 
@@ -28,7 +29,7 @@ from paddleseg_ext.layers.convolution import ConvNormReLU, PixelClassifier
 from paddleseg_ext.layers.normalisation import BatchNorm2D
 from paddleseg_ext.layers.projector import Projector
 from paddleseg_ext.layers.sizes import resize, spatial_size
-from paddleseg_ext.layers.token_relations import RELATIONS
+from paddleseg_ext.layers.token_relations import RELATIONS, TokenNorm
 from paddleseg_ext.layers.tokenizers import FilterTokenizer
 from paddleseg_ext.layers.visual_transformer import check_token_arguments
 from paddleseg_ext.models.segmentor import BackboneSegmentor, check_whole
@@ -61,12 +62,13 @@ class TokenPyramid(nn.Layer):
         self.tokenizers = nn.LayerList([FilterTokenizer(channels, tokens, token_channels, groups=groups,
                                                         position_encoding=position_encoding) for _ in feat_channels])
         self.relation = RELATIONS[relation](token_channels, groups=groups)
+        self.norm = TokenNorm(token_channels)
         self.projectors = nn.LayerList([Projector(channels, token_channels, groups=groups) for _ in feat_channels])
 
     def forward(self, maps: Sequence[paddle.Tensor]) -> list[paddle.Tensor]:
         maps = [lateral(x) for lateral, x in zip(self.laterals, maps)]
         tokens = paddle.concat([tokenizer(x) for tokenizer, x in zip(self.tokenizers, maps)], axis=2)  # [N, T, n·L]
-        tokens = self.relation(tokens)
+        tokens = self.norm(self.relation(tokens))
         return [projector(x, tokens) for projector, x in zip(self.projectors, maps)]
 
 
