@@ -8,7 +8,7 @@ PARITY_STAMP := $(PARITY)/.installed
 BENCH := .venv-bench
 BENCH_STAMP := $(BENCH)/.installed
 
-.PHONY: demo test test-slow test-matrix test-parity bench bench-linearity lint docs clean help
+.PHONY: demo test test-slow test-matrix test-parity bench bench-linearity bench-pyramids lint docs clean help
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -63,6 +63,10 @@ bench: $(BENCH_STAMP)
 bench-linearity: $(STAMP)
 	$(BIN)/python -m benchmarks.linearity --json runs/linearity.json --document docs/linearity.md \
 	    --picture docs/pictures/linearity.png
+
+## bench-pyramids  time and memory of VTFPN beside SemanticFPN, into docs/visual_transformers.md; needs a quiet machine
+bench-pyramids: $(STAMP)
+	$(BIN)/python -m benchmarks.compare_pyramids --json runs/pyramids.json --document docs/visual_transformers.md
 
 ## lint         ruff
 lint: $(STAMP)

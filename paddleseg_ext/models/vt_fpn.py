@@ -24,7 +24,6 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from paddleseg_ext.checkpoints.pretrained import load_pretrained
-from paddleseg_ext.errors import UserError
 from paddleseg_ext.layers.convolution import ConvNormReLU, PixelClassifier
 from paddleseg_ext.layers.normalisation import BatchNorm2D
 from paddleseg_ext.layers.projector import Projector
@@ -123,7 +122,7 @@ class VTFPN(BackboneSegmentor):
 
     Raises:
         UserError: an argument is out of its range, or `pretrained` does not fit.
-        ValueError: an image is smaller than `minimum_size` pixels.
+        ValueError: an argument of the tokens is out of its range, or an image is smaller than `minimum_size` pixels.
     """
 
     def __init__(self, num_classes: int, backbone: nn.Layer, *, fpn_channels: int = 256, tokens: int = 8,
@@ -132,11 +131,8 @@ class VTFPN(BackboneSegmentor):
                  bn_momentum: float = 0.9, pretrained: str | None = None, pretrained_allow: Sequence[str] = ()):
         super().__init__(num_classes, backbone, feat_strides=feat_strides)
         check_whole(fpn_channels=fpn_channels)
-        try:
-            check_token_arguments(fpn_channels, tokens=tokens, token_channels=token_channels, groups=groups,
-                                  relation=relation)
-        except ValueError as error:
-            raise UserError(str(error)) from error
+        check_token_arguments(fpn_channels, tokens=tokens, token_channels=token_channels, groups=groups,
+                              relation=relation)
         self.neck = TokenPyramid(self.feat_channels, fpn_channels, tokens=tokens, token_channels=token_channels,
                                  groups=groups, relation=relation, position_encoding=position_encoding,
                                  bn_momentum=bn_momentum)
