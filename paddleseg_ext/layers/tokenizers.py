@@ -72,9 +72,9 @@ class TokenPooling(nn.Layer):
         self.positions = TokenPositions(of_positions) if position_encoding else None
 
     def forward(self, x: paddle.Tensor, attention: paddle.Tensor) -> paddle.Tensor:
-        # NOTE: the attention is transposed before the product, not by it, because oneDNN in Paddle 3.2.2 reads memory
-        # that nobody wrote where a product transposes its operand and the map has a single position.
-        means = paddle.matmul(x.flatten(2), attention.transpose([0, 2, 1]))  # [N, C, L]
+        # NOTE: bmm, not matmul, because oneDNN's matmul in Paddle 3.2.2 reads memory that nobody wrote where the map
+        # has a single position; bmm has no kernel of oneDNN.
+        means = paddle.bmm(x.flatten(2), attention.transpose([0, 2, 1]))  # [N, C, L]
         tokens = self.value(means)
         if self.positions is not None:
             tokens = paddle.concat([tokens, self.positions(attention, spatial_size(x))], axis=1)
