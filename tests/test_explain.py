@@ -54,7 +54,8 @@ def tiny_xcit():
     ('rtformer', ['layer4.attn_l', 'layer4.attn_h', 'layer5.attn_l', 'layer5.attn_h']),
     ('semantic_fpn_pcpvt', [f'backbone.stages.{block}.attn' for block in ('0.blocks.0', '1.blocks.1', '2.blocks.0',
                                                                          '3.blocks.0')]),
-    ('semantic_fpn_svt', [f'backbone.stages.{stage}.blocks.1.attn' for stage in (0, 2, 3)]),
+    ('semantic_fpn_svt', [f'backbone.stages.{block}.attn' for block in ('0.blocks.1', '1.blocks.0', '2.blocks.1',
+                                                                       '3.blocks.1')]),
 ])
 def test_the_last_layer_of_each_stage_is_looked_into(name, expected):
     assert list(chosen_layers(case(name))) == expected

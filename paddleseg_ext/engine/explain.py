@@ -26,8 +26,8 @@ __all__ = ['INDEX', 'ExplainOptions', 'chosen_layers', 'explain_image', 'visible
 
 INDEX = 'explain.json'
 """File beside the pictures that says what each shows."""
-SHOWN_HEADS = 4
-"""So many heads are drawn where none are asked for."""
+SHOWN = {'head': 4, 'token': 16}
+"""So many heads or tokens are drawn where none are asked for."""
 MOST_POINTS = 20
 
 
@@ -37,7 +37,8 @@ class ExplainOptions:
 
     Attributes:
         layers: name patterns of attention layers; none for the last layer of each stage.
-        heads: numbers from 0; empty for all, None for the four whose maps have the most contrast.
+        heads: numbers from 0, of the tokens in layers that have those; empty for all, None for the four heads or
+            sixteen tokens whose maps have the most contrast.
         points: (x, y) in pixels of the image; none for the middles of the four largest predicted classes.
         save_arrays: also write the numbers behind each picture as .npz.
     """
@@ -105,7 +106,8 @@ def chosen_layers(model: nn.Layer, patterns: Sequence[str] = ()) -> dict[str, nn
     Args:
         model: the model.
         patterns: of names, with `*` and `?`; without any the last layer of each stage, which for a backbone that says
-            which blocks its maps come from (`out_indices`) are the layers of those.
+            which blocks its maps come from (`out_indices`) are the layers of those, and all layers of a list that has
+            nothing else, as those of the levels of a pyramid.
 
     Raises:
         UserError: none can be looked into, or a pattern matches none.
@@ -114,7 +116,7 @@ def chosen_layers(model: nn.Layer, patterns: Sequence[str] = ()) -> dict[str, nn
     if not visible:
         kinds = ', '.join(kind.__name__ for kind in LOOKS)
         raise UserError(f'no layer of {type(model).__name__} can be looked into; explain knows layers of the classes '
-                        f'{kinds}, which RTFormer and the Twins and XCiT backbones have.')
+                        f'{kinds}, which RTFormer, VTFPN and the Twins, XCiT and VT-ResNet backbones have.')
     if not patterns:
         return {name: visible[name] for name in _last_of_stages(model, list(visible))}
     for pattern in patterns:
@@ -126,13 +128,16 @@ def chosen_layers(model: nn.Layer, patterns: Sequence[str] = ()) -> dict[str, nn
 
 
 def _last_of_stages(model: nn.Layer, names: list[str]) -> list[str]:
-    """Names without the number of a block are stages; of each the last, or those of the owner's `out_indices`."""
+    """Names without the number of a block are stages; of each the last, or those of the owner's `out_indices`.
+
+    A name that ends with its number is of no block, but one of many beside each other.
+    """
     stages: dict[tuple[str, str], dict[int, str]] = {}
     chosen = []
     for name in names:
         parts = name.split('.')
         numbers = [place for place, part in enumerate(parts) if part.isdigit()]
-        if numbers:
+        if numbers and not parts[-1].isdigit():
             place = numbers[-1]
             stage = '.'.join(parts[:place]), '.'.join(parts[place + 1:])
             stages.setdefault(stage, {})[int(parts[place])] = name
@@ -212,27 +217,28 @@ def _points(places: Sequence[tuple[int, int]], labels: np.ndarray, names: Sequen
 
 
 def _heads(name: str, look: Look, asked: Sequence[int] | None) -> list[int]:
-    """Which heads of a layer to draw, in their order."""
+    """Which heads or tokens of a layer to draw, in their order."""
     if asked is None:
-        return _contrasting(look, SHOWN_HEADS)
-    heads = sorted({head for head in asked if 0 <= head < look.heads}) if asked else list(range(look.heads))
+        return _contrasting(look, SHOWN[look.unit])
+    heads = sorted(set(asked) & set(look.numbers)) if asked else list(look.numbers)
     if not heads:
-        raise UserError(f'--heads {" ".join(map(str, asked))}: {name} has the heads 0 to {look.heads - 1}; choose some '
-                        'of them, or other --layers.')
+        raise UserError(f'--heads {" ".join(map(str, asked))}: {name} has the {look.unit}s {look.numbers[0]} to '
+                        f'{look.numbers[-1]}; choose some of them, or other --layers.')
     return heads
 
 
 def _contrasting(look: Look, count: int) -> list[int]:
-    """The heads whose maps vary most against their mean, in their order."""
-    contrast = [np.mean([row.maps[head].std() / max(row.maps[head].mean(), 1e-12) for row in look.rows])
-                for head in range(look.heads)]
-    return sorted(np.argsort(contrast)[::-1][:count].tolist())
+    """The heads or tokens whose maps vary most against their mean, in their order."""
+    contrast = [np.mean([row.maps[place].std() / max(row.maps[place].mean(), 1e-12) for row in look.rows
+                         if row.numbers is None]) for place in range(look.heads)]
+    return [look.numbers[place] for place in sorted(np.argsort(contrast)[::-1][:count])]
 
 
 def _write(folder: Path, name: str, look: Look, image: np.ndarray, frame: Frame, heads: list[int],
            save_arrays: bool) -> dict[str, Any]:
     """The picture of one layer, and its numbers if asked; returns its entry in the index."""
-    entry = {'file': f'{name}.png', 'layer': name, 'shows': look.shows, 'all_heads': look.heads, 'heads': heads,
+    entry = {'file': f'{name}.png', 'layer': name, 'shows': look.shows, 'unit': look.unit,
+             'all_heads': look.heads, 'first_head': look.numbers[0], 'heads': heads,
              'rows': [row.title for row in look.rows]}
     write_look(look, image, frame, folder / entry['file'], layer=name, heads=heads)
     if save_arrays:

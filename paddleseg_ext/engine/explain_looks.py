@@ -3,7 +3,8 @@
 The models know nothing of it. `LOOKS` says for each class of layer how to look into it; a new layer adds a row, with a
 function that takes the layer, the inputs of its `forward` (batch 1) and the frame of the image.
 
-Letters: h heads, d channels of a head, H×W map of the queries, S keys, M slots, P points.
+Letters: h heads, d channels of a head, H×W map of the queries, S keys, M slots, L tokens, P points, w windows of s×s
+positions.
 """
 from __future__ import annotations
 
@@ -15,17 +16,22 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from paddleseg_ext.backbones.twins import GlobalAttention
+from paddleseg_ext.backbones.twins import GlobalAttention, LocalAttention
 from paddleseg_ext.engine.evaluate import evaluation_mode
 from paddleseg_ext.engine.explain_geometry import Frame, Grid
 from paddleseg_ext.layers.attention import CrossResolutionAttention, ExternalAttention, grouped_double_normalisation
 from paddleseg_ext.layers.cross_covariance import CrossCovarianceAttention
-from paddleseg_ext.layers.tokens import to_channels_first, to_channels_last
+from paddleseg_ext.layers.projector import Projector
+from paddleseg_ext.layers.token_relations import TokenTransformer
+from paddleseg_ext.layers.tokenizers import FilterTokenizer, RecurrentTokenizer
+from paddleseg_ext.layers.tokens import map_to_windows
 
-__all__ = ['LOOKS', 'Look', 'Row', 'channel_look', 'look_into', 'position_look', 'slot_look']
+__all__ = ['LOOKS', 'Look', 'Row', 'channel_look', 'look_into', 'position_look', 'slot_look', 'token_look']
 
 CHUNK_ELEMENTS = 1 << 22
 """Weights of more elements than this (16 MiB of float32) are averaged over the queries in parts."""
+FAVOURITES = 4
+"""So many tokens are drawn for a point, those that it takes most from."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +40,12 @@ class Row:
 
     Attributes:
         title: what it is.
-        maps: float32 [h, rows, columns].
+        maps: float32 [h, rows, columns]; with `numbers` as many as those.
         grid: where the cells lie; None for a matrix that is not of the image.
-        captions: what to add to the name of each head; empty for nothing.
+        captions: what to add to the name of each map; empty for nothing.
         point: which of the frame's points it belongs to, None for none.
         even: the share that each would have if attention were even; None where the values are no shares.
+        numbers: which heads or tokens the maps are of, where the row chooses; None for all, in order.
     """
 
     title: str
@@ -47,6 +54,7 @@ class Row:
     captions: tuple[str, ...] = ()
     point: int | None = None
     even: float | None = None
+    numbers: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,8 @@ class Look:
         arrays: all numbers by name, with the letters of their shapes in `shapes`.
         shapes: what the axes of each array are.
         averages: whether a mean over the heads says something.
+        unit: what each map is of, 'head' or 'token'.
+        first: number of the first of them.
     """
 
     shows: str
@@ -66,11 +76,18 @@ class Look:
     arrays: dict[str, np.ndarray]
     shapes: dict[str, str]
     averages: bool
+    unit: str = 'head'
+    first: int = 0
 
     @property
     def heads(self) -> int:
-        """How many the layer has."""
+        """How many heads or tokens the layer has."""
         return len(self.rows[0].maps)
+
+    @property
+    def numbers(self) -> range:
+        """Of its heads or tokens."""
+        return range(self.first, self.first + self.heads)
 
 
 def look_into(layer: nn.Layer, inputs: Sequence[paddle.Tensor], frame: Frame) -> Look:
@@ -141,16 +158,33 @@ def channel_look(weights: np.ndarray, strength: np.ndarray, grid: Grid, *, shows
                 {'channels': 'heads, channels, channels', 'strength': 'heads, rows, columns'}, averages=False)
 
 
+def token_look(weights: np.ndarray, grid: Grid, *, title: str, even: float, shows: str, first: int = 0,
+               captions: Sequence[str] = (), points: Sequence[Row] = ()) -> Look:
+    """The look of a layer between positions and a few tokens: one map a token.
+
+    Args:
+        weights: [L, H, W], shares that sum to 1 over the positions of a token or over the tokens of a position.
+        grid: the map of the positions.
+        title: what the maps are.
+        even: the share that each would have if attention were even.
+        shows: the sentence.
+        first: number of the first token.
+        captions: what to add to the name of each token.
+        points: rows of single points.
+    """
+    row = Row(title, weights, grid, tuple(captions), even=even)
+    return Look(shows, (row, *points), {'tokens': weights}, {'tokens': 'tokens, rows, columns'}, averages=False,
+                unit='token', first=first)
+
+
 def _sub_sampled(layer: GlobalAttention, inputs: Sequence[paddle.Tensor], frame: Frame) -> Look:
     """Twins' global attention, [1, H, W, C]: every position attends cells of a smaller map."""
     x, = inputs
     height, width, channels = x.shape[1:]
     queries = frame.grid(height, width)
     query = layer.q(x).reshape([height * width, layer.heads, -1]).numpy()
-    ratio = 1
-    if layer.sr is not None:
-        ratio = layer.sr.weight.shape[-1]
-        x = layer.norm(to_channels_last(layer.sr(to_channels_first(x))))
+    ratio = 1 if layer.sr is None else layer.sr.weight.shape[-1]
+    x = layer.sub_sampled(x)
     rows, columns = x.shape[1:3]
     key = layer.kv(x)[..., :channels].reshape([rows * columns, layer.heads, -1]).transpose([1, 2, 0])  # [h, d, S]
 
@@ -161,6 +195,41 @@ def _sub_sampled(layer: GlobalAttention, inputs: Sequence[paddle.Tensor], frame:
     keys = Grid(rows, columns, (queries.cell[0] * ratio, queries.cell[1] * ratio))
     return position_look(weights, queries, keys, frame, shows='shares of attention that a position gives to the cells '
                          f'of the sub-sampled map ({rows}×{columns} keys, {_each(ratio)})')
+
+
+def _windowed(layer: LocalAttention, inputs: Sequence[paddle.Tensor], frame: Frame) -> Look:
+    """Twins' local attention, [1, H, W, C]: every position attends those of its window, and padding if unmasked."""
+    x, = inputs
+    height, width = x.shape[1:3]
+    grid, area = frame.grid(height, width), layer.window**2
+    # The positions of each window, counted from 1; 0 is padding.
+    places = paddle.arange(1, height * width + 1, dtype='float64').reshape([1, height, width, 1])
+    places = map_to_windows(places, (height, width), layer.window).numpy()[0, :, :, 0].astype(np.int64)  # [w, s²]
+    weights = _shares_in_windows(layer, x, places)  # [w, h, s², s²]
+
+    def painted(shares: np.ndarray, at: np.ndarray) -> np.ndarray:
+        whole = np.zeros((layer.heads, 1 + height * width), dtype=np.float32)
+        whole[:, at] = shares
+        return whole[:, 1:].reshape(-1, height, width)
+
+    real = (places > 0)[:, np.newaxis, :, np.newaxis]
+    mean = (weights * real).sum(axis=2) / real.sum(axis=2)  # [w, h, s²]
+    rows = [Row('mean over the positions of each window', painted(mean.transpose(1, 0, 2), places), grid,
+                even=1. / area)]
+    by_point = np.zeros((layer.heads, len(frame.points), height, width), dtype=np.float32)
+    for index, cell in enumerate(frame.cells(grid)):
+        window, place = np.argwhere(places == cell + 1)[0]
+        shares = weights[window, :, place]  # [h, s²]
+        padding = places[window] == 0
+        takes_part = padding.any() and not layer.masks
+        captions = tuple(f'{100. * each:.3g} % to padding' for each in shares[:, padding].sum(axis=1) if takes_part)
+        even = 1. / (np.count_nonzero(~padding) if layer.masks else area)
+        by_point[:, index] = painted(shares, places[window])
+        rows.append(Row(f'seen from {_point(frame, index)}', by_point[:, index], grid, captions, index, even))
+    return Look('shares of attention that a position gives to the positions of its window '
+                f'({layer.window}×{layer.window}), and none to others', tuple(rows),
+                {'mean': rows[0].maps, 'points': by_point},
+                {'mean': 'heads, rows, columns', 'points': 'heads, points, rows, columns'}, averages=True)
 
 
 def _across_resolutions(layer: CrossResolutionAttention, inputs: Sequence[paddle.Tensor], frame: Frame) -> Look:
@@ -191,23 +260,75 @@ def _slots(layer: ExternalAttention, inputs: Sequence[paddle.Tensor], frame: Fra
 def _channels(layer: CrossCovarianceAttention, inputs: Sequence[paddle.Tensor], frame: Frame) -> Look:
     """XCiT's cross-covariance attention, [1, L, C]: the channels of a head attend each other."""
     x, = inputs
-    tokens, channels = x.shape[1:]
+    tokens = x.shape[1]
     grid = frame.token_grid(tokens)
     attention = layer.attention(x)[0]  # [h, d, d]
-    value = F.linear(x[0], layer.qkv.weight[:, 2 * channels:], layer.qkv.bias[2 * channels:])  # [L, C]
-    value = value.reshape([tokens, layer.heads, -1]).transpose([1, 2, 0])  # [h, d, L]
+    value = layer.value(x)[0].reshape([tokens, layer.heads, -1]).transpose([1, 2, 0])  # [h, d, L]
     strength = paddle.matmul(attention, value).square().sum(axis=1).sqrt()
     strength = strength.reshape([layer.heads, grid.rows, grid.columns])
     return channel_look(attention.numpy(), strength.numpy(), grid, shows='how the '
                         f'{attention.shape[-1]} channels of each head mix, and where the head is strong')
 
 
+def _filtered(layer: FilterTokenizer, inputs: Sequence[paddle.Tensor], frame: Frame) -> Look:
+    """Tokens that learned filters find, [1, C, H, W]."""
+    x, = inputs
+    return _tokens_of(layer.attention(x), x, frame, shows='shares of the positions that each token is made of; it '
+                      'looks for the same in every image')
+
+
+def _recurrent(layer: RecurrentTokenizer, inputs: Sequence[paddle.Tensor], frame: Frame) -> Look:
+    """Tokens that older ones look for, [1, C, H, W] and [1, T, L]; they stand behind those that are kept."""
+    x, tokens = inputs
+    kept = tokens.shape[2] - layer.renewed
+    return _tokens_of(layer.attention(x, tokens), x, frame, first=kept, shows='shares of the positions that each new '
+                      f'token is made of; token {kept} looks for what token 0 of the module before says, and so on')
+
+
+def _tokens_of(attention: paddle.Tensor, x: paddle.Tensor, frame: Frame, *, shows: str, first: int = 0) -> Look:
+    """[1, L, HW] of the map `x`."""
+    weights = attention[0].reshape([-1, *x.shape[2:]]).numpy()
+    return token_look(weights, frame.grid(*weights.shape[1:]), even=1. / weights[0].size, first=first, shows=shows,
+                      title='tokens: each is a mean over the image with these shares')
+
+
+def _projected(layer: Projector, inputs: Sequence[paddle.Tensor], frame: Frame) -> Look:
+    """Tokens that go back to the map, [1, C, H, W] and [1, T, L]: every position attends the tokens."""
+    x, tokens = inputs
+    weights = layer.attention(x, tokens)[0].reshape([-1, *x.shape[2:]]).numpy()
+    grid, even = frame.grid(*x.shape[2:]), 1. / len(weights)
+    points = []
+    for index, cell in enumerate(frame.cells(grid)):
+        shares = weights.reshape(len(weights), -1)[:, cell]
+        most = np.argsort(-shares, kind='stable')[:FAVOURITES]
+        points.append(Row(f'the tokens that {_point(frame, index)}, takes most from', weights[most], grid,
+                          tuple(f'{100. * share:.3g} % there' for share in shares[most]), index, even,
+                          tuple(most.tolist())))
+    return token_look(weights, grid, title='tokens: the share that every position takes from each', even=even,
+                      captions=[f'{100. * share:.3g} % of all' for share in weights.mean(axis=(1, 2))], points=points,
+                      shows=f'shares that a position takes from the {len(weights)} tokens')
+
+
+def _related(layer: TokenTransformer, inputs: Sequence[paddle.Tensor], frame: Frame) -> Look:
+    """Self-attention between tokens, [1, T, L]."""
+    weights = layer.attention(inputs[0]).numpy()  # [1, L, L]
+    row = Row('tokens: each row, a token, takes these shares of the columns, all tokens', weights, None,
+              even=1. / weights.shape[-1])
+    return Look(f'how the {weights.shape[-1]} tokens attend to each other', (row,), {'tokens': weights},
+                {'tokens': 'heads, tokens, tokens'}, averages=False)
+
+
 # A function for each class of layer that can be looked into: (layer, inputs of its forward, frame) to Look.
 LOOKS: dict[type[nn.Layer], Callable[..., Look]] = {
     GlobalAttention: _sub_sampled,
+    LocalAttention: _windowed,
     CrossResolutionAttention: _across_resolutions,
     ExternalAttention: _slots,
     CrossCovarianceAttention: _channels,
+    FilterTokenizer: _filtered,
+    RecurrentTokenizer: _recurrent,
+    TokenTransformer: _related,
+    Projector: _projected,
 }
 
 
@@ -216,6 +337,17 @@ def _shares(query: np.ndarray, key: paddle.Tensor, *, scale: float) -> np.ndarra
     if query.shape[1] == 0:
         return np.zeros((len(query), 0, key.shape[2]), dtype=np.float32)
     return F.softmax(paddle.matmul(paddle.to_tensor(query), key) * scale, axis=-1).numpy()
+
+
+def _shares_in_windows(layer: LocalAttention, x: paddle.Tensor, places: np.ndarray) -> np.ndarray:
+    """[w, h, s², s²] of the map `x` [1, H, W, C], where `places` [w, s²] is 0 for padding."""
+    channels = x.shape[3] // layer.heads
+    qkv = layer.qkv(map_to_windows(x, x.shape[1:3], layer.window))[0]  # [w, s², 3C]
+    query, key, _ = qkv.reshape([*places.shape, 3, layer.heads, channels]).transpose([2, 0, 3, 1, 4])  # [w, h, s², d]
+    scores = paddle.matmul(query, key, transpose_y=True) * channels**-0.5
+    if layer.masks:
+        scores += paddle.to_tensor(np.where(places > 0, 0., -1e4).astype(np.float32)).unsqueeze([1, 2])
+    return F.softmax(scores, axis=-1).numpy()
 
 
 def _mean_over_queries(weights: Callable[[np.ndarray], np.ndarray], queries: int, keys: int) -> np.ndarray:

@@ -26,6 +26,8 @@ DOTS = 110  # an inch, which sets the size of letters
 PANEL = 253  # the longer side of the image
 MARGIN, GAP = 17, 16
 LEAST_WIDTH = 715
+ABREAST = 4
+"""So many maps of a row stand beside each other, besides the image and the mean; more go below."""
 TITLE, LINE, ROW_TITLE, CAPTION, FOOT = 44, 19, 26, 21, 33
 BAR_GAP, BAR, TICKS = 6, 9, 22
 INK, FAINT, WHITE = '#202124', '#5f6368', 'white'
@@ -37,19 +39,20 @@ class _Layout:
 
     Attributes:
         panel: height and width of a map.
-        rows, columns: of maps; rows of up to two columns stand side by side in pairs.
+        lead: columns that no row continues below: the image and the mean, if there is one.
+        maps: how many each row has besides; rows of up to two columns stand side by side in pairs.
         text: what is said below the title.
     """
 
     panel: tuple[int, int]
-    rows: int
-    columns: int
+    lead: int
+    maps: tuple[int, ...]
     text: str
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the whole."""
-        return self._head + math.ceil(self.rows / self._abreast) * self._row_height + FOOT, self._width
+        return self._band_top(len(self.maps)) + FOOT, self._width
 
     @property
     def lines(self) -> list[str]:
@@ -58,24 +61,38 @@ class _Layout:
 
     def place(self, row: int, column: int) -> tuple[int, int]:
         """Left and top of a map; what is said about it stands above."""
-        left = MARGIN + (row % self._abreast * self.columns + column) * (self.panel[1] + GAP)
-        return left, self._head + row // self._abreast * self._row_height + ROW_TITLE + CAPTION
+        line = 0
+        if column >= self.lead:
+            line, column = divmod(column - self.lead, ABREAST)
+            column += self.lead
+        left = MARGIN + (row % self._abreast * self._columns + column) * (self.panel[1] + GAP)
+        return left, self._band_top(row // self._abreast) + ROW_TITLE + line * self._line_height + CAPTION
+
+    @property
+    def _columns(self) -> int:
+        return self.lead + min(max(self.maps), ABREAST)
 
     @property
     def _abreast(self) -> int:
-        return 2 if self.columns <= 2 else 1
+        return 2 if self._columns <= 2 and len(self.maps) > 1 else 1
 
     @property
     def _width(self) -> int:
-        return max(2 * MARGIN + self._abreast * self.columns * (self.panel[1] + GAP) - GAP, LEAST_WIDTH)
+        return max(2 * MARGIN + self._abreast * self._columns * (self.panel[1] + GAP) - GAP, LEAST_WIDTH)
 
     @property
     def _head(self) -> int:
         return MARGIN + TITLE + LINE * len(self.lines)
 
     @property
-    def _row_height(self) -> int:
-        return ROW_TITLE + CAPTION + self.panel[0] + BAR_GAP + BAR + TICKS + GAP
+    def _line_height(self) -> int:
+        return CAPTION + self.panel[0] + BAR_GAP + BAR + TICKS + GAP
+
+    def _band_top(self, band: int) -> int:
+        """Where a row, or a pair that stands side by side, begins; beyond the last, where all end."""
+        above = self.maps[::self._abreast][:band]
+        lines = sum(math.ceil(count / ABREAST) for count in above)
+        return self._head + len(above) * ROW_TITLE + lines * self._line_height
 
 
 def write_look(look: Look, image: np.ndarray, frame: Frame, path: str | Path, *, layer: str,
@@ -88,7 +105,7 @@ def write_look(look: Look, image: np.ndarray, frame: Frame, path: str | Path, *,
         frame: of the image, with the points to mark.
         path: the file.
         layer: its name.
-        heads: which to draw; the picture says if the layer has more.
+        heads: numbers of the heads or tokens to draw; the picture says if the layer has more.
     """
     # NOTE: the object interface instead of pyplot, because a library must not change the program's backend or figures.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -96,9 +113,9 @@ def write_look(look: Look, image: np.ndarray, frame: Frame, path: str | Path, *,
 
     longer = max(image.shape[:2])
     panel = tuple(max(round(PANEL * side / longer), PANEL // 6) for side in image.shape[:2])
-    left_out = '' if len(heads) == look.heads else f'; {len(heads)} of {look.heads} heads'
-    columns = 1 + (look.averages and look.heads > 1) + len(heads)
-    layout = _Layout(panel, len(look.rows), columns, look.shows + left_out)
+    left_out = '' if len(heads) == look.heads else f'; {len(heads)} of {look.heads} {look.unit}s'
+    maps = tuple(len(heads if row.numbers is None else row.numbers) for row in look.rows)
+    layout = _Layout(panel, 1 + (look.averages and look.heads > 1), maps, look.shows + left_out)
     height, width = layout.size
     figure = Figure(figsize=(width / DOTS, height / DOTS), dpi=DOTS)
     FigureCanvasAgg(figure)
@@ -162,9 +179,10 @@ class _Drawing:
 
     def _notes(self, look: Look) -> str:
         notes = ['Every panel has its own scale.']
-        even = [row.even for row in look.rows if row.even is not None]
+        even = dict.fromkeys(row.even for row in look.rows if row.even is not None)
         if even:
-            notes.append(f'White line on a colour bar: the even share, 1/{1 / even[0]:.0f} = {100 * even[0]:.2g} %.')
+            shares = ', '.join(f'1/{1 / share:.0f} = {100 * share:.2g} %' for share in even)
+            notes.append(f'White line on a colour bar: the even share, {shares}.')
         if self.uncovered:
             notes.append('Faded: no cell reaches there.')
         return ' '.join(notes)
@@ -234,9 +252,12 @@ class _Drawing:
 def _panels(look: Look, row: Row, heads: Sequence[int]) -> list[tuple[str, np.ndarray]]:
     """Caption and values of each map of a row."""
     captions = row.captions or ('',) * len(row.maps)
-    if len(row.maps) == 1:
+    if look.unit == 'head' and look.heads == 1:
         return [(captions[0] or 'the only head', row.maps[0])]
-    panels = [(' · '.join(filter(None, (f'head {head}', captions[head]))), row.maps[head]) for head in heads]
+    numbers = look.numbers if row.numbers is None else row.numbers
+    panels = [(' · '.join(filter(None, (f'{look.unit} {number}', caption))), values)
+              for number, caption, values in zip(numbers, captions, row.maps)
+              if row.numbers is not None or number in heads]
     if look.averages:
         panels.insert(0, (f'mean of {len(row.maps)} heads', row.maps.mean(axis=0)))
     return panels
