@@ -8,6 +8,7 @@ with 1 if something is not up to date. `--picture` takes over the contact sheet 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import re
 import sys
@@ -33,10 +34,21 @@ def models_table() -> str:
     return catalogue.RENDERERS['markdown'](catalogue.list_models())
 
 
+def visual_transformer_table(name: str) -> Callable[[], str]:
+    """What makes a table of `scripts.visual_transformer_costs`."""
+    @functools.cache
+    def make() -> str:
+        return getattr(importlib.import_module('scripts.visual_transformer_costs'), name)()
+    return make
+
+
 # Document: its tables, each with what makes it.
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     'README.md': {'verbs': verbs_table},
     'docs/models.md': {'models': models_table},
+    'docs/visual_transformers.md': {
+        f'{name}-costs': visual_transformer_table(f'{name}_costs')
+        for name in ('fpn', 'part', 'paper', 'stage', 'size', 'module', 'choice')},
 }
 
 
