@@ -11,8 +11,9 @@ import numpy as np
 import paddle
 
 import paddleseg_ext.components  # noqa: F401  NOTE: imported for its effect, it registers every component
-from paddleseg_ext.backbones import xcit
+from paddleseg_ext.backbones import resnet, xcit
 from paddleseg_ext.backbones.twins import Twins, Variant
+from paddleseg_ext.backbones.vt_resnet import VTResNet
 from paddleseg_ext.registry import components
 
 __all__ = ['CASES', 'Case', 'images', 'relative_difference', 'set_visible_weights']
@@ -91,6 +92,25 @@ def _xcit_p8(*, in_channels: int) -> xcit.XCiT:
     return xcit.XCiT(_XCIT_P8, in_channels=in_channels)
 
 
+#                      expansion depths     widths
+_BASIC = resnet.Variant(1,      (1, 2, 1, 2), (8, 8, 16, 16))
+_BOTTLENECK = resnet.Variant(4, (1, 1, 1, 2), (4, 4, 4, 8))
+_TOKENS = {'tokens': 5, 'token_channels': 24, 'groups': 2}
+_VT_FPN = {'fpn_channels': 8, 'dropout': 0., **_TOKENS}
+
+
+def _resnet(*, in_channels: int) -> resnet.ResNet:
+    return resnet.ResNet(_BASIC, in_channels=in_channels)
+
+
+def _vt_resnet(*, in_channels: int) -> VTResNet:
+    return VTResNet(_BOTTLENECK, in_channels=in_channels, **_TOKENS)
+
+
+def _vt_resnet_filter(*, in_channels: int) -> VTResNet:
+    return VTResNet(_BASIC, in_channels=in_channels, tokenizer='filter', **_TOKENS)
+
+
 #    name             model      min  outputs  arguments, backbone
 CASES = (
     Case('rtformer', 'RTFormer', 32, 2, _RTFORMER),
@@ -105,6 +125,12 @@ CASES = (
     Case('semantic_fpn_xcit_p8', 'SemanticFPN', 32, 1, _FPN, _xcit_p8),
     Case('upernet_xcit_p16', 'UPerNetMMSeg', 32, 2, {**_HEAD, 'aux_channels': 8}, _xcit_p16),
     Case('linear_fusion_pcpvt', 'LinearFusionSeg', 32, 1, _HEAD, _pcpvt),
+    Case('vt_fpn_vt_resnet', 'VTFPN', 16, 1, _VT_FPN, _vt_resnet),
+    Case('vt_fpn_convolution_resnet', 'VTFPN', 32, 1,
+         {**_VT_FPN, 'relation': 'convolution', 'position_encoding': False}, _resnet),
+    Case('vt_fpn_svt', 'VTFPN', 32, 1, _VT_FPN, _svt),
+    Case('semantic_fpn_resnet', 'SemanticFPN', 32, 1, _FPN, _resnet),
+    Case('upernet_vt_resnet_filter', 'UPerNetMMSeg', 16, 2, {**_HEAD, 'aux_channels': 8}, _vt_resnet_filter),
 )
 
 

@@ -22,7 +22,7 @@ from twins_checkpoints import (
     timm,
 )
 
-from paddleseg_ext.checkpoints.formats import FORMATS, recognise, resembles, xcit
+from paddleseg_ext.checkpoints.formats import FORMATS, recognise, resembles, resnet, xcit
 from paddleseg_ext.checkpoints.pretrained import load_arrays, load_pretrained
 from paddleseg_ext.checkpoints.reading import Weights
 from paddleseg_ext.checkpoints.rules import Drop, Format, Rename, Split, matches, translate, under
@@ -111,8 +111,8 @@ def weights_of(title, name):
 
 
 def test_every_format_is_tested():
-    # Those of XCiT are in test_xcit_checkpoints.py.
-    assert {form.name for form in FORMATS if form not in xcit.FORMATS} == {
+    # Those of XCiT are in test_xcit_checkpoints.py, those of ResNet in test_resnet_checkpoints.py.
+    assert {form.name for form in FORMATS if form not in (*xcit.FORMATS, *resnet.FORMATS)} == {
         *SOURCES, *OURS, 'RTFormer of PaddleSeg or of paddleseg_ext'}
 
 
@@ -131,7 +131,7 @@ def test_recognised_by_its_names_and_consumed_whole(title, name):
 
 @pytest.mark.parametrize(('names', 'what'), [
     (['patch_embed.proj.weight', 'layers.0.blocks.1.attn.relative_position_bias_table'], 'a Swin Transformer'),
-    (['layer1.0.conv1.weight', 'layer4.0.conv1.weight', 'fc.weight'], 'a ResNet classifier'),
+    (['layer1.0.conv1.weight', 'layer4.0.conv1.weight', 'fc.weight'], 'a ResNet with other blocks'),
     (['backbone.stages.0.0.gamma', 'decode_head.conv_seg.weight'], 'a segmentor of mmsegmentation'),
     (['something.weight'], None)])
 def test_what_is_not_ours_is_called_what_it_is(names, what):
@@ -302,10 +302,10 @@ def test_another_variant_says_what_it_is_and_what_is_missing():
 
 
 def test_another_architecture_says_what_it_is():
-    resnet = {'layer1.0.conv1.weight': array(1), 'layer4.0.conv1.weight': array(1), 'fc.weight': array(1)}
-    text = refusal(backbone(PCPVT), resnet)
-    assert text.startswith('some.pth (looks like a ResNet classifier, which is none of the formats read here) does not '
-                           'fit Twins: 0 of ')
+    other = {'layer1.0.conv1.weight': array(1), 'layer4.0.conv1.weight': array(1), 'fc.weight': array(1)}
+    text = refusal(backbone(PCPVT), other)
+    assert text.startswith('some.pth (looks like a ResNet with other blocks, which is none of the formats read here) '
+                           'does not fit Twins: 0 of ')
     assert 'Twins classifier of timm or of its authors) does not fit Linear' in refusal(nn.Linear(2, 2), timm(SVT))
 
 

@@ -83,7 +83,7 @@ def test_every_parameter_gets_a_gradient(case, batch):
     sum((output**2).mean() for output in model(paddle.to_tensor(images(batch, (64, 96))))).backward()
     # NOTE: the running statistics of batch norm are parameters for Paddle, told apart by stop_gradient.
     trained = [(name, parameter) for name, parameter in model.named_parameters() if not parameter.stop_gradient]
-    assert len(trained) > 100
+    assert len(trained) > len(model.parameters()) / 2
     for name, parameter in trained:
         assert parameter.grad is not None, f'{name} gets no gradient'
         assert np.isfinite(parameter.grad.numpy()).all(), name

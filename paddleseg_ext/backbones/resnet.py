@@ -50,11 +50,6 @@ class Variant:
         """Of each stage's map."""
         return tuple(self.expansion * width for width in self.widths)
 
-    @property
-    def convolutions(self) -> int:
-        """Of a block."""
-        return 2 if self.expansion == 1 else 3
-
 
 STRIDES = (4, 8, 16, 32)
 
@@ -102,12 +97,14 @@ class Block(nn.Layer):
         width: of the 3×3 convolutions.
         expansion: 1 for a basic block, 4 for a bottleneck; the output has expansion · width channels.
         stride: of the first 3×3 convolution, and of a projected shortcut.
+        projected: whether the shortcut is a 1×1 convolution where none is needed, too.
         drop_path_rate: of the branch, in [0, 1).
 
     Shapes: [N, in_channels, H, W] to [N, expansion · width, ⌈H/stride⌉, ⌈W/stride⌉].
     """
 
-    def __init__(self, in_channels: int, width: int, expansion: int, *, stride: int, drop_path_rate: float):
+    def __init__(self, in_channels: int, width: int, expansion: int, *, stride: int, projected: bool,
+                 drop_path_rate: float):
         super().__init__()
         channels = expansion * width
         if expansion == 1:
@@ -116,7 +113,7 @@ class Block(nn.Layer):
             convolutions = [ConvNorm(in_channels, width, 1), ConvNorm(width, width, 3, stride=stride),
                             ConvNorm(width, channels, 1)]
         self.convs = nn.LayerList(convolutions)
-        fits = stride == 1 and in_channels == channels
+        fits = stride == 1 and in_channels == channels and not projected
         self.shortcut = None if fits else ConvNorm(in_channels, channels, 1, stride=stride)
         self.drop_path = DropPath(drop_path_rate)
 
@@ -127,15 +124,16 @@ class Block(nn.Layer):
         return F.relu(shortcut + self.drop_path(x))
 
 
-def make_stages(variant: Variant, count: int, *, drop_path_rate: float) -> nn.LayerList:
+def make_stages(variant: Variant, count: int, *, first_projection: bool, drop_path_rate: float) -> nn.LayerList:
     """The first `count` stages; all but the first halve the map."""
     stages, channels = nn.LayerList(), variant.widths[0]
     for index in range(count):
         blocks = nn.Sequential()
         for block in range(variant.depths[index]):
             stride = 2 if index > 0 and block == 0 else 1
+            projected = first_projection and index == block == 0
             blocks.add_sublayer(str(block), Block(channels, variant.widths[index], variant.expansion, stride=stride,
-                                                  drop_path_rate=drop_path_rate))
+                                                  projected=projected, drop_path_rate=drop_path_rate))
             channels = variant.channels[index]
         stages.append(blocks)
     return stages
@@ -145,9 +143,12 @@ def variant_of(shapes: Mapping[str, Sequence[int]], stages: int) -> str | None:
     """The variant whose first `stages` stages have weights of these names and shapes, None where no variant has."""
     depths = tuple(sum(f'stages.{stage}.{block}.convs.0.conv.weight' in shapes for block in range(len(shapes)))
                    for stage in range(stages))
-    convolutions = 3 if 'stages.0.0.convs.2.conv.weight' in shapes else 2
+    last = 2 if 'stages.0.0.convs.2.conv.weight' in shapes else 1
+    inner, outer = (tuple(shapes.get(f'stages.{stage}.0.convs.{convolution}.conv.weight', (0,))[0]
+                          for stage in range(stages)) for convolution in (0, last))
     return next((name for name, each in VARIANTS.items()
-                 if each.depths[:stages] == depths and each.convolutions == convolutions), None)
+                 if (each.depths[:stages], each.widths[:stages], each.channels[:stages]) == (depths, inner, outer)),
+                None)
 
 
 class ResNet(nn.Layer):
@@ -167,15 +168,16 @@ class ResNet(nn.Layer):
     minimum_size = 32
     first_convolution = 'stem.conv1.conv.weight'
 
-    def __init__(self, variant: Variant, *, in_channels: int = 3, drop_path_rate: float = 0.,
-                 pretrained: str | None = None, pretrained_allow: Sequence[str] = ()):
+    def __init__(self, variant: Variant, *, in_channels: int = 3, first_projection: bool = False,
+                 drop_path_rate: float = 0., pretrained: str | None = None, pretrained_allow: Sequence[str] = ()):
         super().__init__()
         if not isinstance(in_channels, int) or in_channels < 1:
             raise ValueError(f'in_channels must be a whole number of at least 1, but is {in_channels!r}.')
         self.feat_channels = list(variant.channels)
         self.feat_strides = list(STRIDES)
         self.stem = Stem(in_channels, variant.widths[0])
-        self.stages = make_stages(variant, len(STRIDES), drop_path_rate=drop_path_rate)
+        self.stages = make_stages(variant, len(STRIDES), first_projection=first_projection,
+                                  drop_path_rate=drop_path_rate)
         if pretrained is not None:
             load_pretrained(self, pretrained, allow=pretrained_allow)
 
@@ -218,10 +220,10 @@ class ResNetClassifier(nn.Layer):
 
 
 def _register(name: str, variant: Variant) -> None:
-    def backbone(in_channels: int = 3, drop_path_rate: float = 0., pretrained: str | None = None,
-                 pretrained_allow: Sequence[str] = ()) -> ResNet:
-        return ResNet(variant, in_channels=in_channels, drop_path_rate=drop_path_rate, pretrained=pretrained,
-                      pretrained_allow=pretrained_allow)
+    def backbone(in_channels: int = 3, first_projection: bool = False, drop_path_rate: float = 0.,
+                 pretrained: str | None = None, pretrained_allow: Sequence[str] = ()) -> ResNet:
+        return ResNet(variant, in_channels=in_channels, first_projection=first_projection,
+                      drop_path_rate=drop_path_rate, pretrained=pretrained, pretrained_allow=pretrained_allow)
 
     channels = ', '.join(map(str, variant.channels))
     backbone.__name__ = backbone.__qualname__ = name
@@ -229,6 +231,8 @@ def _register(name: str, variant: Variant) -> None:
 
     Args:
         in_channels: channels of the images, at least 1; the first convolution of pretrained weights is adapted.
+        first_projection: the shortcut of the very first block is a convolution in ResNet-18 and 34 as well, as in
+            PaddleClas's weights.
         drop_path_rate: drop path of every block, in [0, 1).
         pretrained: path, address or `timm/` name of weights in any of the released formats, or of our own.
         pretrained_allow: patterns of weights that may be missing or left over.

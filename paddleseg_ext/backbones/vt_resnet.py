@@ -63,8 +63,8 @@ class VTResNet(nn.Layer):
 
     def __init__(self, variant: resnet.Variant, *, in_channels: int = 3, tokens: int = 16, token_channels: int = 1024,
                  groups: int = 16, tokenizer: str = 'recurrent', relation: str = 'transformer',
-                 position_encoding: bool = True, project: bool = True, drop_path_rate: float = 0.,
-                 pretrained: str | None = None, pretrained_allow: Sequence[str] = ()):
+                 position_encoding: bool = True, project: bool = True, first_projection: bool = False,
+                 drop_path_rate: float = 0., pretrained: str | None = None, pretrained_allow: Sequence[str] = ()):
         super().__init__()
         if not isinstance(in_channels, int) or in_channels < 1:
             raise ValueError(f'in_channels must be a whole number of at least 1, but is {in_channels!r}.')
@@ -76,7 +76,8 @@ class VTResNet(nn.Layer):
         self.feat_channels = [*channels, channels[-1]]
         self.feat_strides = list(STRIDES)
         self.stem = resnet.Stem(in_channels, variant.widths[0])
-        self.stages = resnet.make_stages(variant, len(channels), drop_path_rate=drop_path_rate)
+        self.stages = resnet.make_stages(variant, len(channels), first_projection=first_projection,
+                                         drop_path_rate=drop_path_rate)
         count = variant.depths[-1]
         self.transformers = nn.LayerList([
             VisualTransformer(channels[-1], tokens=tokens, token_channels=token_channels, groups=groups,
@@ -139,11 +140,12 @@ class VTResNetClassifier(nn.Layer):
 def _register(name: str, variant: resnet.Variant) -> None:
     def backbone(in_channels: int = 3, tokens: int = 16, token_channels: int = 1024, groups: int = 16,
                  tokenizer: str = 'recurrent', relation: str = 'transformer', position_encoding: bool = True,
-                 drop_path_rate: float = 0., pretrained: str | None = None,
+                 first_projection: bool = False, drop_path_rate: float = 0., pretrained: str | None = None,
                  pretrained_allow: Sequence[str] = ()) -> VTResNet:
         return VTResNet(variant, in_channels=in_channels, tokens=tokens, token_channels=token_channels, groups=groups,
                         tokenizer=tokenizer, relation=relation, position_encoding=position_encoding,
-                        drop_path_rate=drop_path_rate, pretrained=pretrained, pretrained_allow=pretrained_allow)
+                        first_projection=first_projection, drop_path_rate=drop_path_rate, pretrained=pretrained,
+                        pretrained_allow=pretrained_allow)
 
     channels = ', '.join(map(str, [*variant.channels[:-1], variant.channels[-2]]))
     backbone.__name__ = backbone.__qualname__ = name
@@ -158,6 +160,7 @@ def _register(name: str, variant: resnet.Variant) -> None:
             ("static").
         relation: what is done between tokens: transformer, convolution or none.
         position_encoding: tokens say where in the image they come from.
+        first_projection: as of the ResNets, for PaddleClas's weights of ResNet-18 and 34.
         drop_path_rate: drop path of every block and module, in [0, 1).
         pretrained: path, address or `timm/` name of weights of a ResNet in any of the released formats, or of our own.
         pretrained_allow: patterns of weights that may be missing or left over.

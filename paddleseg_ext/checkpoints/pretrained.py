@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -69,21 +70,27 @@ def load_arrays(model: nn.Layer, weights: Weights, *, source: str, allow: Sequen
     form = recognise(weights.arrays, weights.layout)
     translation = translation_of(weights)
     _require_patterns(allow, [*state, *weights.arrays, *translation.arrays], source)
+    replaced = _replace(translation, form, state) if form else {}
     if form is not None:
-        _choose_part(translation, form, state, allow, title=title, model=type(model).__name__)
+        _choose_part(translation, form, state, [*allow, *replaced], title=title, model=type(model).__name__)
         _drop_spare_parts(translation, form, state)
     if (form.layout if form else weights.layout) == 'torch':
         _turn_linear_weights(translation.arrays, model)
     notes = _adapt_first_convolutions(translation.arrays, model, state)
-    absent = _absent(form, translation, state)
+    absent = {**replaced, **_absent(form, translation, state)}
     fill(model, translation.arrays, source=title, unmatched=translation.unmatched, may_be_left=allow,
-         may_start_fresh=[*may_start_fresh, *allow, *absent], remedy=REMEDY)
+         may_start_fresh=[*may_start_fresh, *allow, *absent], remedy=_remedy(form))
     for reason, names in translation.dropped.items():
         notes.append(f'{len(names)} not used, because {reason}: {some(names)}')
-    notes += [f'{len(absent)} fresh, because {reason}' for reason in sorted(set(absent.values()))]
+    notes += [f'{count} fresh, because {reason}' for reason, count in sorted(Counter(absent.values()).items())]
     for note in notes:
         log.info('%s: %s', type(model).__name__, note)
     return Loaded(sum(name in state for name in translation.arrays), notes)
+
+
+def _remedy(form: Format | None) -> str:
+    settings = ', '.join(f'{name}: {str(value).lower()}' for name, value in form.settings) if form else ''
+    return REMEDY + (f' The backbone of these weights has {settings}.' if settings else '')
 
 
 def describe(weights: Weights) -> str:
@@ -110,6 +117,22 @@ def _require_patterns(allow: Sequence[str], names: Sequence[str], source: str) -
     if idle:
         raise UserError(f'pretrained_allow: {", ".join(map(repr, idle))} fits no name, neither of the model nor of '
                         f'{source}; remove it or correct it.')
+
+
+def _replace(translation: Translation, form: Format, state: State) -> dict[str, str]:
+    """Drop what the model has another part in place of; its names that start fresh therefore, each with the reason."""
+    fresh = {}
+    for each in form.replaced:
+        if any(_fits(name, [each.part]) for name in state):
+            for name in [name for name in translation.arrays if _fits(name, each.places)]:
+                translation.discard(name, each.unused)
+            fresh.update({name: each.fresh for name in state if _fits(name, (each.part, *each.places))})
+    return fresh
+
+
+def _fits(name: str, templates: Sequence[str]) -> bool:
+    """Whether a name of a whole model, or of a backbone alone, fits one of these templates of names of whole models."""
+    return any(matches(template, prefix + name) is not None for template in templates for prefix in ('', BACKBONE))
 
 
 def _choose_part(translation: Translation, form: Format, state: State, allow: Sequence[str], *, title: str,
@@ -172,8 +195,7 @@ def _absent(form: Format | None, translation: Translation, state: State) -> dict
     """The names of the model that checkpoints of this format never have, each with the reason."""
     absent = {}
     for template, reason in form.absent if form else ():
-        names = [name for name in state
-                 if any(matches(template, prefix + name) is not None for prefix in ('', BACKBONE))]
+        names = [name for name in state if _fits(name, [template])]
         if not any(name in translation.arrays for name in names):
             absent.update({name: reason for name in names})
     return absent

@@ -16,7 +16,8 @@ import numpy as np
 
 from paddleseg_ext.errors import UserError
 
-__all__ = ['Drop', 'Format', 'Rename', 'Rule', 'Split', 'Translation', 'bears', 'matches', 'translate', 'under']
+__all__ = ['Drop', 'Format', 'Rename', 'Replacement', 'Rule', 'Split', 'Translation', 'bears', 'is_of', 'matches',
+           'translate', 'under']
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,31 @@ Rule = Union[Rename, Split, Drop]
 
 
 @dataclass(frozen=True)
+class Replacement:
+    """A part of some of our models that stands where such a checkpoint has others.
+
+    Attributes:
+        part: template of our names of it.
+        places: templates of the names in whose place it stands: the checkpoint's are dropped, the model's start fresh.
+        unused: why the checkpoint's are dropped.
+        fresh: why the part and what stands in those places start fresh.
+    """
+
+    part: str
+    places: tuple[str, ...]
+    unused: str
+    fresh: str
+
+
+@dataclass(frozen=True)
 class Format:
     """The names that one kind of checkpoint has.
 
     Attributes:
         name: for people.
         layout: 'torch' or 'paddle': how linear weights lie, and what batch norm calls its statistics.
-        marks: templates that all have a name in every checkpoint of this format, and together in no other.
+        marks: templates that all have a name in every checkpoint of this format, and together in no other that has no
+            name of `unlike`.
         rules: the first that fits a name is applied. Targets are names of a whole model: those of a backbone begin with
             `backbone.`.
         beside: beginnings of the names that are not the backbone's, there; what is left under them is dropped where
@@ -62,6 +81,8 @@ class Format:
         absent: templates of our names that such checkpoints never have, with the reason; these parts start fresh.
         spare: beginnings of our names that only some models have; without such a part they are dropped.
         settings: arguments of our backbone that make its numbers those of the source.
+        unlike: templates that have no name in any checkpoint of this format.
+        replaced: parts of our models that stand where the checkpoint has others.
     """
 
     name: str
@@ -72,6 +93,8 @@ class Format:
     absent: tuple[tuple[str, str], ...] = ()
     spare: tuple[str, ...] = ()
     settings: tuple[tuple[str, object], ...] = ()
+    unlike: tuple[str, ...] = ()
+    replaced: tuple[Replacement, ...] = ()
 
 
 @dataclass
@@ -119,6 +142,11 @@ def matches(template: str, name: str) -> dict[str, str] | None:
 def bears(names: Collection[str], marks: Iterable[str]) -> bool:
     """Whether every one of the templates has a name."""
     return all(any(matches(mark, name) is not None for name in names) for mark in marks)
+
+
+def is_of(form: Format, names: Collection[str]) -> bool:
+    """Whether a checkpoint with these names is of this format, as far as names tell."""
+    return bears(names, form.marks) and not any(bears(names, [template]) for template in form.unlike)
 
 
 @functools.cache

@@ -82,15 +82,19 @@ class TokenConvolution(nn.Layer):
         return tokens + self.drop_path(self.conv2(F.relu(self.conv1(tokens))))
 
 
-class TokenNorm(nn.LayerNorm):
-    """Layer norm of every token over its T channels. [N, T, L] to the same."""
+class TokenNorm(nn.Layer):
+    """Layer norm of every token over its T channels, with a scale and without a shift. [N, T, L] to the same."""
+
+    # NOTE: no shift, because the softmax of a projector and the batch norm behind it would take it out again; and a
+    # factor, not the scale of Paddle's layer norm, because oneDNN in Paddle 3.2.2 forgets that where there is no shift.
 
     def __init__(self, channels: int):
-        super().__init__(channels, epsilon=1e-6)
+        super().__init__()
+        self.weight = self.create_parameter([channels], default_initializer=nn.initializer.Constant(1.))
 
     def forward(self, tokens: paddle.Tensor) -> paddle.Tensor:
-        # NOTE: the class is named because the tracer of Paddle 2.6 does not understand super() here.
-        return nn.LayerNorm.forward(self, tokens.transpose([0, 2, 1])).transpose([0, 2, 1])
+        rows = F.layer_norm(tokens.transpose([0, 2, 1]), self.weight.shape, epsilon=1e-6)  # [N, L, T]
+        return (rows * self.weight).transpose([0, 2, 1])
 
 
 def _none(channels: int, *, groups: int = 1, drop_path_rate: float = 0.) -> nn.Layer:

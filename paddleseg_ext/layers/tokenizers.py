@@ -9,7 +9,7 @@ What the paper leaves open, and what is chosen here:
   channels saturate the softmax otherwise;
 - it asks with the first half of the old tokens, drops that half, and puts the new tokens behind the other, so that of
   successive modules each renews the half that the last one kept;
-- the position encoding pools A to a grid of `GRID`×`GRID` cells, relative to even attention, so that the size of the
+- the position encoding pools A to a grid of `GRID`×`GRID` cells and divides by their mean, so that the size of the
   image does not matter, and takes some of the token channels, so that their number does not change.
 
 Letters: N batch, C channels and H×W size of the map, L tokens, T token channels, P of them for positions.

@@ -54,7 +54,7 @@ def check_token_arguments(channels: int, *, tokens: int, token_channels: int, gr
     for name, value, least in (('tokens', tokens, 2), ('token_channels', token_channels, 2), ('groups', groups, 1)):
         if not isinstance(value, int) or value < least:
             raise ValueError(f'{name} must be a whole number of at least {least}, but is {value!r}.')
-    if channels % groups or token_channels % (2 * groups) or token_channels <= groups:
+    if channels % groups or token_channels % (2 * groups):
         raise ValueError(f'groups must divide the {channels} channels of the map and half of token_channels, but '
                          f'groups is {groups} and token_channels is {token_channels}.')
     if relation not in RELATIONS:

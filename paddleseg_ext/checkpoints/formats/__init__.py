@@ -3,12 +3,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from paddleseg_ext.checkpoints.formats import others, rtformer, twins, xcit
-from paddleseg_ext.checkpoints.rules import Format, bears
+from paddleseg_ext.checkpoints.formats import others, resnet, rtformer, twins, xcit
+from paddleseg_ext.checkpoints.rules import Format, bears, is_of
 
 __all__ = ['FORMATS', 'recognise', 'resembles']
 
-FORMATS: tuple[Format, ...] = (*twins.FORMATS, *xcit.FORMATS, *rtformer.FORMATS)
+FORMATS: tuple[Format, ...] = (*twins.FORMATS, *xcit.FORMATS, *resnet.FORMATS, *rtformer.FORMATS)
 
 
 def recognise(names: Collection[str], layout: str | None) -> Format | None:
@@ -17,10 +17,10 @@ def recognise(names: Collection[str], layout: str | None) -> Format | None:
     Args:
         layout: 'torch' or 'paddle', None where the file does not tell.
     """
-    return next((form for form in FORMATS if layout in (None, form.layout) and bears(names, form.marks)), None)
+    return next((form for form in FORMATS if layout in (None, form.layout) and is_of(form, names)), None)
 
 
 def resembles(names: Collection[str]) -> str | None:
     """What a checkpoint that is none of ours looks like, for messages."""
-    known = [*((form.name, form.marks) for form in FORMATS), *others.LOOKS]
-    return next((name for name, marks in known if bears(names, marks)), None)
+    known = [form.name for form in FORMATS if is_of(form, names)]
+    return next(iter([*known, *(name for name, marks in others.LOOKS if bears(names, marks))]), None)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from paddleseg_ext.checkpoints.rules import Rename
 
-__all__ = ['BESIDE', 'HEADS', 'SPARE']
+__all__ = ['BESIDE', 'HEADS', 'OUR_BESIDE', 'SPARE']
 
 # The most doublings in an FPN head. One stands after each convolution; it has a number of its own, and no weights.
 DOUBLINGS = 8
@@ -30,4 +30,5 @@ HEADS = (
     Rename('auxiliary_head.conv_seg.{p}', 'auxiliary_head.classifier.{p}'),
 )
 BESIDE = ('neck.', 'decode_head.', 'auxiliary_head.')
+OUR_BESIDE = ('neck.', 'head.', 'auxiliary_head.')
 SPARE = ('auxiliary_head.',)

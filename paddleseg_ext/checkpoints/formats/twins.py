@@ -7,7 +7,7 @@ Letters: s stage, b block, p `weight` or `bias`, l a layer's name.
 """
 from __future__ import annotations
 
-from paddleseg_ext.checkpoints.formats.heads import BESIDE, HEADS, SPARE
+from paddleseg_ext.checkpoints.formats.heads import BESIDE, HEADS, OUR_BESIDE, SPARE
 from paddleseg_ext.checkpoints.rules import Drop, Format, Rename, Split, under
 
 __all__ = ['FORMATS']
@@ -69,7 +69,7 @@ SEGMENTOR_FORMATS = (
            _in_segmentor(*MMSEGMENTATION_MARKS), (*under('backbone.', MMSEGMENTATION), *HEADS),
            beside=BESIDE, spare=SPARE, settings=AS_MMSEGMENTATION),
     Format('Twins segmentor of paddleseg_ext',             'paddle',
-           _in_segmentor(OUR_MARK), (Rename('{tail}', '{tail}'),), beside=('neck.', 'head.', 'auxiliary_head.'),
+           _in_segmentor(OUR_MARK), (Rename('{tail}', '{tail}'),), beside=OUR_BESIDE,
            spare=SPARE),
 )
 BARE_FORMATS = (

@@ -8,7 +8,7 @@ Letters: b block, i position in a sequence, l a layer's name, p `weight` or `bia
 """
 from __future__ import annotations
 
-from paddleseg_ext.checkpoints.formats.heads import BESIDE, HEADS, SPARE
+from paddleseg_ext.checkpoints.formats.heads import BESIDE, HEADS, OUR_BESIDE, SPARE
 from paddleseg_ext.checkpoints.rules import Drop, Format, Rename, Split, under
 
 __all__ = ['FORMATS']
@@ -82,7 +82,7 @@ SEGMENTOR_FORMATS = (
            (*under('backbone.', (*AUTHORS, *PYRAMID)), *HEADS), beside=BESIDE, spare=SPARE),
     Format('XCiT segmentor of paddleseg_ext',              'paddle',
            ('backbone.' + OUR_MARK, 'backbone.pyramid.0.up1.weight'), (Rename('{tail}', '{tail}'),),
-           beside=('neck.', 'head.', 'auxiliary_head.'), spare=SPARE),
+           beside=OUR_BESIDE, spare=SPARE),
 )
 BARE_FORMATS = (
     Format('XCiT backbone of paddleseg_ext',               'paddle',
