@@ -8,7 +8,7 @@ import zlib  # noqa: F401 NOTE: Paddle 2.6 brings a zlib of its own; loaded firs
 
 __all__ = ['__version__', 'create_classifier']
 
-__version__ = '0.2.0'
+__version__ = '0.3.0'
 
 
 def __getattr__(name: str):
