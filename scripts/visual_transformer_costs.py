@@ -39,7 +39,7 @@ __all__ = ['choice_costs', 'fpn_costs', 'module_costs', 'paper_costs', 'part_cos
 
 SEGMENTED, CLASSIFIED = (512, 512), (224, 224)
 # Sides of square images for the last table.
-GROWING = (128, 224, 384, 512, 1024)
+GROWING = (96, 128, 224, 384, 512, 1024)
 # Of COCO-Stuff.
 CLASSES = 171
 # Registered names and arguments. Any output_stride of PaddleSeg's ResNets but 8 and 16 means 32.

@@ -16,7 +16,7 @@ from paddleseg_ext.backbones.twins import Twins, Variant
 from paddleseg_ext.backbones.vt_resnet import VTResNet
 from paddleseg_ext.registry import components
 
-__all__ = ['CASES', 'Case', 'images', 'relative_difference', 'set_visible_weights']
+__all__ = ['CASES', 'Case', 'arrays_of', 'images', 'relative_difference', 'set_visible_weights', 'visible']
 
 CLASSES = 5
 
@@ -147,6 +147,18 @@ def set_visible_weights(model: paddle.nn.Layer, *, seed: int = 0) -> dict[str, n
     missing, unexpected = model.set_state_dict(weights)
     assert not missing and not unexpected
     return weights
+
+
+def visible(model: paddle.nn.Layer) -> tuple[paddle.nn.Layer, dict[str, np.ndarray]]:
+    """The model in evaluation with weights that all show, and these by name."""
+    weights = set_visible_weights(model)
+    model.eval()
+    return model, weights
+
+
+def arrays_of(model: paddle.nn.Layer) -> dict[str, np.ndarray]:
+    """The weights of a model by name."""
+    return {name: value.numpy() for name, value in model.state_dict().items()}
 
 
 def _values(generator: np.random.Generator, kind: str, shape: tuple) -> np.ndarray:

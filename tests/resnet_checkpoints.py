@@ -21,9 +21,9 @@ from paddleseg_ext.models.semantic_fpn import SemanticFPN
 from paddleseg_ext.models.upernet import UPerNetMMSeg
 from paddleseg_ext.models.vt_fpn import VTFPN
 
-__all__ = ['BASIC', 'BOTTLENECK', 'DEEP', 'FRESH', 'SOURCES', 'TOKENS', 'UNUSED', 'arrays_of', 'assert_equal',
-           'backbone', 'classifier', 'early_paddleclas', 'mmsegmentation', 'paddle_file', 'paddleclas', 'reduced',
-           'segmentor', 'timm', 'torch_file', 'weights']
+__all__ = ['BASIC', 'BOTTLENECK', 'DEEP', 'FRESH', 'SOURCES', 'TOKENS', 'UNUSED', 'assert_equal', 'backbone',
+           'classifier', 'deeper_paddleclas', 'early_paddleclas', 'mmsegmentation', 'paddle_file', 'paddleclas',
+           'reduced', 'segmentor', 'timm', 'torch_file', 'weights']
 
 BASIC, BOTTLENECK, DEEP = 'ResNet18', 'ResNet50', 'ResNet101'
 UNUSED = 'not used, because visual transformers take its place: '
@@ -64,6 +64,21 @@ def paddleclas(name: str, *, projected_first: bool = False) -> dict[str, np.ndar
 
     weights = _named(name, 'stem.0', block, ('conv', 'bn'), 'fc')
     return {**weights, **_projection('blocks.0.short', ('conv', 'bn'))} if projected_first else weights
+
+
+def deeper_paddleclas() -> dict[str, np.ndarray]:
+    """ResNet-152, which is none of ours: ResNet-101 with the last blocks of its stages again, as often as needed."""
+    given = paddleclas(DEEP)
+    weights = {key: array for key, array in given.items() if not key.startswith('blocks.')}
+    number = before = 0
+    for ours, theirs in zip(resnet.VARIANTS[DEEP].depths, (3, 8, 36, 3)):
+        for index in range(theirs):
+            block = f'blocks.{before + min(index, ours - 1)}.'
+            weights.update({f'blocks.{number}.{key[len(block):]}': array for key, array in given.items()
+                            if key.startswith(block)})
+            number += 1
+        before += ours
+    return weights
 
 
 def early_paddleclas(name: str, *, projected_first: bool = False) -> dict[str, np.ndarray]:
@@ -181,10 +196,6 @@ def torch_file(path, arrays) -> str:
 def paddle_file(path, arrays) -> str:
     paddle.save({key: paddle.to_tensor(array) for key, array in arrays.items()}, str(path))
     return str(path)
-
-
-def arrays_of(model) -> dict[str, np.ndarray]:
-    return {name: value.numpy() for name, value in model.state_dict().items()}
 
 
 def assert_equal(ours: dict, wanted: dict) -> None:

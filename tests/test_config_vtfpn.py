@@ -53,7 +53,7 @@ def test_model_and_recipe_of_a_leaf(name):
 def test_no_figure_is_claimed(name):
     *_, expected = header(name)
     told = '# Expected: no published figure for this recipe; not trained here'
-    paper = "; the paper's 41.00 is of another setting of COCO-Stuff, in detectron2, and unverified"
+    paper = "; the paper's 41.00 on COCO-Stuff is unverified, and its setting not known to us"
     assert expected == told + (paper if name == 'vtfpn_resnet50_cocostuff10k_640x640_62k' else '')
 
 
@@ -64,7 +64,7 @@ def test_bases_say_where_their_figures_come_from(data):
     assert title.endswith('The leaves beside this file are what to run.')
     assert source.startswith('# SGD 0.01, momentum 0.9, decay 5e-4, power 0.9 down to 1e-4')
     assert ': mmsegmentation 1.x, fpn_r50_4xb' in source
-    reached = re.search(r'where Semantic FPN reaches mIoU ([\d.]+)\.$', source)
+    reached = re.search(r'where Semantic FPN over ResNet-50-v1c .* reaches mIoU ([\d.]+)\.$', source)
     assert (float(reached[1]) if reached else None) == SEMANTIC_FPN.get(data)
 
 
@@ -97,3 +97,11 @@ def test_learning_rate_over_the_recipe():
         schedule.step(step)
         # mmengine's PolyLR.
         assert schedule.get_lr() == pytest.approx((0.01 - 1e-4) * (1 - step / 80000)**0.9 + 1e-4)
+
+
+def test_the_two_for_a_cpu_differ_in_the_model_and_the_rate_of_tokens_alone():
+    ours, peer = (load_config(f'{name}_camvid_cpu_1h').tree for name in ('vtfpn_vt_resnet18', 'semantic_fpn_resnet18'))
+    assert (ours['model'].pop('type'), peer['model'].pop('type')) == ('VTFPN', 'SemanticFPN')
+    assert (ours['model']['backbone'].pop('type'), peer['model']['backbone'].pop('type')) == ('VT_ResNet18', 'ResNet18')
+    assert all(group['lr_mult'] == 0.1 for group in ours['optimizer'].pop('custom_cfg'))
+    assert ours == peer

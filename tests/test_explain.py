@@ -176,8 +176,15 @@ def test_heads_are_those_asked_for(tmp_path):
     assert drawn(heads=(5, 0, 99)) == [0, 5]
     assert drawn(heads=()) == list(range(8))
     assert len(drawn()) == 4
-    with pytest.raises(UserError, match='--heads 8: layer4.attn_l has the heads 0 to 7'):
+    with pytest.raises(UserError, match='--heads 8: layer4.attn_l has the heads 0 to 7; choose some of them, or other'):
         drawn(heads=(8,))
+
+
+def test_heads_that_no_layer_has_are_told_before_anything_is_written(tmp_path):
+    have = ', '.join(rf'backbone\.blocks\.{block}\.attn has the heads 0 to 1' for block in (0, 1, 3, 4))
+    with pytest.raises(UserError, match=f'^--heads 2 9: {have}; choose some of them, or other --layers'):
+        explain(tiny_xcit(), tmp_path, size=(48, 80), heads=(2, 9), save_arrays=True)
+    assert not (tmp_path / 'out').exists()
 
 
 @pytest.mark.parametrize('options, text', [

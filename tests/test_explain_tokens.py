@@ -7,7 +7,9 @@ import cv2
 import numpy as np
 import paddle
 import pytest
-from cases import relative_difference, set_visible_weights
+import visual_transformers_numpy as oracle
+from cases import arrays_of, relative_difference, visible
+from numpy_heads import Weights
 from paddleseg.transforms import Compose, Normalize
 from PIL import Image
 
@@ -44,49 +46,30 @@ def everywhere(height, width, stride=16):
                        for row in range(height) for column in range(width)], height, width, stride)
 
 
-def visible(layer):
-    set_visible_weights(layer)
-    layer.eval()
-    return layer
-
-
 # -- the layers again, in NumPy
 
 
 def projected(projection, x):
-    """A 1×1 convolution in groups of [C, n]."""
-    weight = projection.weight.numpy().astype(np.float64)
-    weight = weight.reshape(len(weight), -1)
-    groups = x.shape[0] // weight.shape[1]
-    return np.concatenate([rows @ part for rows, part in zip(np.split(weight, groups), np.split(x, groups))])
-
-
-def pooled(shares, cells=7):
-    """[L, H, W] to means over an even grid [L, cells²], whose cells overlap where they do not divide."""
-    edges = [[(index * side // cells, -(-(index + 1) * side // cells)) for index in range(cells)]
-             for side in shares.shape[1:]]
-    return np.stack([shares[:, top:bottom, left:right].mean(axis=(1, 2)) for top, bottom in edges[0]
-                     for left, right in edges[1]], axis=1)
+    """A convolution over single positions, in groups, of [C, n]."""
+    weight = projection.weight.numpy()
+    return oracle.matrix(weight, len(x) // weight.shape[1]).T @ x
 
 
 def tokens_from(pooling, x, shares):
-    """Tokens [T, L] of a map [C, H, W] and the shares [L, H, W] that each takes of its positions."""
-    tokens = projected(pooling.value, np.einsum('chw,lhw->cl', x, shares))
-    if pooling.positions is None:
-        return tokens
-    cells = pooled(shares)
-    cells /= cells.mean(axis=1, keepdims=True)
-    return np.concatenate([tokens, projected(pooling.positions.weights, cells.T)])
+    """Tokens [T, L] of a map [1, C, H, W] and the shares [L, H, W] that each takes of its positions."""
+    attention = shares.reshape(1, len(shares), -1).transpose(0, 2, 1)
+    groups = x.shape[1] // pooling.value.weight.shape[1]
+    return oracle.pooled(x.numpy(), attention, Weights(arrays_of(pooling)), groups)[0].T
 
 
 @pytest.mark.parametrize('position_encoding', [True, False])
 def test_filter_tokenizers_use_the_shares_shown(position_encoding):
-    layer = visible(FilterTokenizer(8, 5, 16, groups=2, position_encoding=position_encoding))
+    layer, _ = visible(FilterTokenizer(8, 5, 16, groups=2, position_encoding=position_encoding))
     x = tensor(1, 8, 9, 6)
     look = look_into(layer, [x], everywhere(9, 6))
     shares = look.arrays['tokens'].astype(np.float64)
     assert shares.shape == (5, 9, 6) and np.allclose(shares.sum(axis=(1, 2)), 1., atol=TOLERANCE)
-    assert relative_difference(tokens_from(layer.pooling, x[0].numpy(), shares), layer(x)[0].numpy()) < TOLERANCE
+    assert relative_difference(tokens_from(layer.pooling, x, shares), layer(x)[0].numpy()) < TOLERANCE
     row, = look.rows
     assert (row.maps == look.arrays['tokens']).all() and row.even == 1 / 54 and row.grid == Grid(9, 6, (16, 16))
     assert list(look.numbers) == list(range(5)) and look.unit == 'token'
@@ -94,7 +77,7 @@ def test_filter_tokenizers_use_the_shares_shown(position_encoding):
 
 @pytest.mark.parametrize('count, numbers', [(6, [3, 4, 5]), (5, [3, 4]), (3, [2])])
 def test_recurrent_tokenizers_use_the_shares_shown(count, numbers):
-    layer = visible(RecurrentTokenizer(8, count, 16, groups=2))
+    layer, _ = visible(RecurrentTokenizer(8, count, 16, groups=2))
     x, tokens = tensor(1, 8, 9, 6), tensor(1, 16, count, seed=1)
     look = look_into(layer, [x, tokens], everywhere(9, 6))
     shares = look.arrays['tokens'].astype(np.float64)
@@ -102,12 +85,12 @@ def test_recurrent_tokenizers_use_the_shares_shown(count, numbers):
     after = layer(x, tokens)[0].numpy()
     assert list(look.numbers) == numbers and len(shares) == len(numbers)
     assert (after[:, :numbers[0]] == tokens[0, :, -numbers[0]:].numpy()).all()
-    assert relative_difference(tokens_from(layer.pooling, x[0].numpy(), shares), after[:, numbers]) < TOLERANCE
+    assert relative_difference(tokens_from(layer.pooling, x, shares), after[:, numbers]) < TOLERANCE
     assert f'token {numbers[0]} looks for' in look.shows
 
 
 def test_projectors_use_the_shares_shown():
-    layer = visible(Projector(8, 16, groups=2))
+    layer, _ = visible(Projector(8, 16, groups=2))
     x, tokens = tensor(1, 8, 5, 7), tensor(1, 16, 6, seed=1)
     look = look_into(layer, [x, tokens], everywhere(5, 7))
     shares = look.arrays['tokens'].astype(np.float64)
@@ -118,7 +101,7 @@ def test_projectors_use_the_shares_shown():
 
 
 def test_points_show_the_tokens_that_they_take_most_from():
-    layer = visible(Projector(8, 16))
+    layer, _ = visible(Projector(8, 16))
     look = look_into(layer, [tensor(1, 8, 5, 7), tensor(1, 16, 6, seed=1)], everywhere(5, 7))
     shares = look.arrays['tokens'][:, 3, 2]
     row = look.rows[1 + 3 * 7 + 2]
@@ -128,7 +111,7 @@ def test_points_show_the_tokens_that_they_take_most_from():
 
 
 def test_transformers_use_the_shares_shown():
-    layer = visible(TokenTransformer(16, groups=2))
+    layer, _ = visible(TokenTransformer(16, groups=2))
     tokens = tensor(1, 16, 6)
     look = look_into(layer, [tokens], everywhere(2, 2))
     shares = look.arrays['tokens'][0].astype(np.float64)
@@ -143,7 +126,7 @@ def test_transformers_use_the_shares_shown():
 
 
 def local_attention(masks):
-    return visible(LocalAttention(12, 3, 4, masks=masks))
+    return visible(LocalAttention(12, 3, 4, masks=masks))[0]
 
 
 @pytest.mark.parametrize('masks', [True, False])
@@ -191,7 +174,7 @@ def test_windows_can_be_seen_without_points():
 @pytest.fixture(scope='module')
 def model():
     backbone = VTResNet(resnet.Variant(1, (1, 1, 1, 2), (8, 8, 16, 16)), tokens=4, token_channels=16, groups=2)
-    return visible(VTFPN(5, backbone, fpn_channels=8, tokens=3, token_channels=16, groups=2))
+    return visible(VTFPN(5, backbone, fpn_channels=8, tokens=3, token_channels=16, groups=2))[0]
 
 
 def explain(model, folder, **options):
@@ -245,6 +228,34 @@ def test_tokens_are_those_asked_for(model, tmp_path):
     assert drawn('*.1.tokenizer', (3,)) == [3]
     with pytest.raises(UserError, match=r'--heads 0 1: backbone\.transformers\.1\.tokenizer has the tokens 2 to 3;'):
         drawn('*.1.tokenizer', (0, 1))
+    assert drawn('neck.relation', (7,)) == [0]
+
+
+@pytest.mark.parametrize('numbers, left_out', [
+    ((2,), []),
+    ((0, 1), ['backbone.transformers.1.tokenizer has the tokens 2 to 3']),
+    ((3,), [f'neck.tokenizers.{level} has the tokens 0 to 2' for level in range(4)]),
+])
+def test_default_layers_without_the_tokens_asked_for_are_left_out(numbers, left_out, model, tmp_path, caplog):
+    pictures = explain(model, tmp_path, heads=numbers)
+    index = json.loads((tmp_path / 'out' / 'street' / INDEX).read_text())
+    drawn = {entry['layer']: entry['heads'] for entry in index['pictures']}
+    without = [text.split()[0] for text in left_out]
+    assert list(drawn) == [name for name in chosen_layers(model) if name not in without]
+    assert all(heads == ([0] if name.endswith('relation') else list(numbers)) for name, heads in drawn.items())
+    assert sorted(path.name for path in pictures[0].parent.iterdir()) == sorted(
+        [INDEX] + [f'{name}.png' for name in drawn])
+    flag = f'--heads {" ".join(map(str, numbers))}'
+    assert [record.getMessage() for record in caplog.records] == [
+        f'{flag}: {text}, so it is left out.' for text in left_out]
+
+
+def test_layers_asked_for_that_have_no_such_token_are_refused_before_any_is_drawn(model, tmp_path):
+    """The first has it, and so would be drawn first."""
+    with pytest.raises(UserError, match=r'^--heads 3: neck\.tokenizers\.0 has the tokens 0 to 2; choose some of them'):
+        explain(model, tmp_path, layers=('*.1.tokenizer', 'neck.relation', 'neck.tokenizers.0'), heads=(3,),
+                save_arrays=True)
+    assert not (tmp_path / 'out').exists()
 
 
 def lights_of(look, folder, heads):

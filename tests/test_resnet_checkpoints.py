@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from cases import relative_difference
+from cases import arrays_of, relative_difference
 from paddle.vision import models as vision
 from resnet_checkpoints import (
     BASIC,
@@ -21,10 +21,10 @@ from resnet_checkpoints import (
     FRESH,
     SOURCES,
     UNUSED,
-    arrays_of,
     assert_equal,
     backbone,
     classifier,
+    deeper_paddleclas,
     early_paddleclas,
     mmsegmentation,
     paddleclas,
@@ -118,7 +118,11 @@ def test_ours_are_recognised_and_come_back(make, name, log):
     ({*paddleclas(BOTTLENECK), 'stem.1.conv.weight', 'stem.2.conv.weight'}, 'a ResNet_vd of PaddleClas'),
     ({'conv1_1._conv.weight', 'bb_0_0.conv0._conv.weight'}, 'a ResNet_vc or ResNet_vd of PaddleSeg or PaddleClas'),
     ({'backbone.conv1_1._conv.weight', 'backbone.bb_0_0.conv0._conv.weight'},
-     'a segmentor of PaddleSeg over a ResNet_vd')])
+     'a segmentor of PaddleSeg over a ResNet_vd'),
+    ({'conv1.weight', 'conv2.weight', 'layer1.0.conv1.weight', 'layer1.0.bn1.running_mean',
+      'stage4.0.branches.0.0.conv1.weight'}, 'an HRNet'),
+    ({'backbone.conv1.weight', 'backbone.layer1.0.conv1.weight', 'backbone.layer1.0.bn1.running_mean',
+      'backbone.stage4.0.branches.0.0.conv1.weight', 'decode_head.conv_seg.weight'}, 'a segmentor over an HRNet')])
 def test_other_resnets_are_called_what_they_are(names, what):
     assert recognise(names, None) is None and resembles(names) == what
 
@@ -337,6 +341,17 @@ def test_another_variant_is_refused(name, given, source):
         assert re.search('missing in it|unknown to the model|of another shape', refusal(model, weights(source, given)))
 
 
+@pytest.mark.parametrize('name', [DEEP, 'VT_' + DEEP])
+def test_a_resnet_of_more_blocks_than_ours_is_refused(name):
+    given = Weights(deeper_paddleclas(), 'paddle')
+    assert recognise(given.arrays, 'paddle').name == 'ResNet-152 classifier of PaddleClas'
+    text = refusal(backbone(name), given)
+    assert text.startswith('some.pth (ResNet-152 classifier of PaddleClas) does not fit ')
+    # 4 blocks of the second stage and 13 of the third, with 3 convolutions and their norms each.
+    assert f'{17 * 3 * 5} unknown to the model: stages.1.4.convs.0.bn._mean, ' in text
+    assert 'missing in it' not in text
+
+
 def test_a_plain_resnet_without_its_last_stage_is_refused():
     """Only where visual transformers stand may a last stage be missing."""
     arrays = {key: array for key, array in timm(BASIC).items() if not key.startswith('layer4.')}
@@ -356,13 +371,14 @@ def test_the_basic_resnets_of_paddleclas_project_their_first_shortcut(make, name
     given = Weights(make(BASIC, projected_first=True), 'paddle')
     model = backbone(name, first_projection=True)
     load_arrays(model, given, source='given')
-    shortcut = next(array for key, array in given.arrays.items() if key.endswith('conv.weight') and '.short.' in key)
+    shortcut = next(array for key, array in given.arrays.items()
+                    if key in ('blocks.0.short.conv.weight', 'res2a.short._conv.weight'))
     np.testing.assert_array_equal(model.stages[0][0].shortcut.conv.weight.numpy(), shortcut)
 
     text = refusal(backbone(name), given)
     assert text.startswith('some.pth (ResNet')
     assert '5 unknown to the model: stages.0.0.shortcut.' in text
-    assert text.endswith('The backbone of these weights has first_projection: true.')
+    assert 'They belong to a backbone with first_projection: true.' in text.splitlines()[-1]
 
 
 # The document
@@ -372,4 +388,4 @@ def test_the_table_of_parity_has_a_word_for_every_variant():
     rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in of_resnets.splitlines()
             if line.startswith('| ') and '---' not in line]
     assert rows[0][1:] == list(resnet.VARIANTS) and len(rows) == 9
-    assert all(len(row) == 5 and set(row[1:]) <= {'live', 'names'} for row in rows[1:])
+    assert all(len(row) == 5 and set(row[1:]) <= {'live', 'names', 'run here'} for row in rows[1:])

@@ -1,12 +1,15 @@
 """`paddleseg convert` of ResNets, VT-ResNets and VTFPN: models and arguments told by names and shapes."""
 from __future__ import annotations
 
+import dataclasses
 import functools
+import re
 
 import numpy as np
 import paddle
 import pytest
 import yaml
+from cases import arrays_of
 from paddle.vision import models as vision
 from resnet_checkpoints import (
     BASIC,
@@ -16,25 +19,28 @@ from resnet_checkpoints import (
     SOURCES,
     TOKENS,
     UNUSED,
-    arrays_of,
     assert_equal,
     backbone,
     classifier,
+    deeper_paddleclas,
     paddle_file,
     reduced,
     segmentor,
     torch_file,
     weights,
 )
-from resnet_sources import NUM_CLASSES, TIMM_NAMES
+from resnet_sources import NUM_CLASSES, REDUCED_HEADS, TIMM_NAMES
+from twins_sources import REDUCED_CHANNELS
 
-from paddleseg_ext.backbones import resnet, vt_resnet
+from paddleseg_ext.backbones import resnet, twins, vt_resnet
 from paddleseg_ext.checkpoints.pretrained import load_arrays
 from paddleseg_ext.checkpoints.reading import read_weights
 from paddleseg_ext.cli.main import main
 from paddleseg_ext.engine import identification
 from paddleseg_ext.engine.convert import convert
+from paddleseg_ext.errors import UserError
 from paddleseg_ext.models.linear_fusion import LinearFusionSeg
+from paddleseg_ext.models.vt_fpn import VTFPN
 from paddleseg_ext.registry import components
 
 
@@ -103,6 +109,43 @@ def test_arguments_of_token_pyramids_are_told(name, arguments, reduced_variants,
                     'backbone': {'type': name, **(TOKENS if name.startswith('VT_') else {})},
                     'pretrained': str(tmp_path / 'ours.pdparams')}
     assert_equal(read_weights(tmp_path / 'ours.pdparams').arrays, arrays_of(source))
+
+
+def test_token_pyramids_over_twins_are_told(monkeypatch, tmp_path):
+    name = 'Twins_SVT_S'
+    variant = dataclasses.replace(twins.VARIANTS[name], channels=REDUCED_CHANNELS[name])
+    monkeypatch.setitem(twins.VARIANTS, name, variant)
+    arguments = {'fpn_channels': REDUCED_HEADS['fpn_channels'], **TOKENS, 'relation': 'none'}
+    source = VTFPN(NUM_CLASSES, components('backbone')[name](), **arguments)
+    paddle.save(source.state_dict(), str(tmp_path / 'source.pdparams'))
+    report = convert(str(tmp_path / 'source.pdparams'), tmp_path / 'ours.pdparams')
+    assert report.model == f'VTFPN over {name}, {NUM_CLASSES} classes'
+    assert report.tree == {'type': 'VTFPN', 'num_classes': NUM_CLASSES, **arguments, 'backbone': {'type': name},
+                           'pretrained': str(tmp_path / 'ours.pdparams')}
+    assert_equal(read_weights(tmp_path / 'ours.pdparams').arrays, arrays_of(source))
+
+
+@pytest.mark.parametrize('make, beginning, missing', [
+    (backbone, 'transformers.1.', 'transformers.1.tokenizer.filters.weight'),
+    (backbone, 'transformers.1.tokenizer.filters.', 'transformers.1.tokenizer.filters.weight'),
+    (backbone, 'transformers.0.tokenizer.pooling.value.', 'transformers.0.tokenizer.pooling.value.weight'),
+    (classifier, 'backbone.transformers.0.tokenizer.pooling.value.', 'transformers.0.tokenizer.pooling.value.weight'),
+    (functools.partial(segmentor, head='VTFPN'), 'backbone.transformers.1.', 'transformers.1.tokenizer.filters.weight'),
+    (functools.partial(segmentor, head='VTFPN'), 'neck.tokenizers.0.pooling.value.',
+     'neck.tokenizers.0.pooling.value.weight'),
+])
+def test_a_file_without_a_weight_that_tells_is_refused(make, beginning, missing, reduced_variants, tmp_path):
+    arrays = {key: array for key, array in arrays_of(make('VT_' + BASIC)).items() if not key.startswith(beginning)}
+    text = f'lacks {missing}; the file is damaged or incomplete'
+    with pytest.raises(UserError, match=re.escape(text)):
+        convert(paddle_file(tmp_path / 'source.pdparams', arrays), tmp_path / 'ours.pdparams')
+    assert not (tmp_path / 'ours.pdparams').exists()
+
+
+def test_a_resnet_of_more_blocks_than_ours_is_refused(reduced_variants, tmp_path):
+    text = r'\(ResNet-152 classifier of PaddleClas\) has the sizes of no registered variant'
+    with pytest.raises(UserError, match=text):
+        convert(paddle_file(tmp_path / 'source.pdparams', deeper_paddleclas()), tmp_path / 'ours.pdparams')
 
 
 @pytest.mark.parametrize('name', [BASIC, 'VT_' + BASIC])

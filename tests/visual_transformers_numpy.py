@@ -12,7 +12,7 @@ from numpy_heads import Weights, average_cells, bilinear, convolution, plain
 from numpy_heads import block as convolution_norm_relu
 from xcit_numpy import batch_norm
 
-__all__ = ['backbone', 'classifier', 'filter_tokenizer', 'module', 'position_channels', 'projector',
+__all__ = ['backbone', 'classifier', 'filter_tokenizer', 'matrix', 'module', 'pooled', 'projector',
            'recurrent_tokenizer', 'relation', 'resnet_maps', 'rows', 'token_norm', 'token_pyramid', 'vt_fpn']
 
 GRID = 7

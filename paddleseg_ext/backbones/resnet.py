@@ -23,7 +23,7 @@ from paddleseg_ext.backbones.classification import register_classifier
 from paddleseg_ext.checkpoints.pretrained import load_pretrained
 from paddleseg_ext.layers.drop_path import DropPath
 from paddleseg_ext.layers.normalisation import BatchNorm2D
-from paddleseg_ext.layers.sizes import require_size
+from paddleseg_ext.layers.sizes import require_channels, require_size
 from paddleseg_ext.registry import register
 
 __all__ = ['STRIDES', 'VARIANTS', 'ConvNorm', 'ResNet', 'ResNetClassifier', 'Stem', 'Variant', 'make_stages',
@@ -171,8 +171,7 @@ class ResNet(nn.Layer):
     def __init__(self, variant: Variant, *, in_channels: int = 3, first_projection: bool = False,
                  drop_path_rate: float = 0., pretrained: str | None = None, pretrained_allow: Sequence[str] = ()):
         super().__init__()
-        if not isinstance(in_channels, int) or in_channels < 1:
-            raise ValueError(f'in_channels must be a whole number of at least 1, but is {in_channels!r}.')
+        require_channels(in_channels)
         self.feat_channels = list(variant.channels)
         self.feat_strides = list(STRIDES)
         self.stem = Stem(in_channels, variant.widths[0])

@@ -31,7 +31,7 @@ from paddleseg_ext.checkpoints.pretrained import load_pretrained
 from paddleseg_ext.layers.drop_path import DropPath
 from paddleseg_ext.layers.feed_forward import FeedForward
 from paddleseg_ext.layers.scaled_attention import scaled_attention
-from paddleseg_ext.layers.sizes import batch_size, require_size, spatial_size
+from paddleseg_ext.layers.sizes import batch_size, require_channels, require_size, spatial_size
 from paddleseg_ext.layers.tokens import (
     fits_windows,
     map_to_windows,
@@ -252,8 +252,7 @@ class Twins(nn.Layer):
         super().__init__()
         if lsa_padding not in ('mask', 'zero'):
             raise ValueError(f"lsa_padding must be 'mask' (mmsegmentation) or 'zero' (timm), but is {lsa_padding!r}.")
-        if not isinstance(in_channels, int) or in_channels < 1:
-            raise ValueError(f'in_channels must be a whole number of at least 1, but is {in_channels!r}.')
+        require_channels(in_channels)
         self.feat_channels = list(variant.channels)
         masks = lsa_padding == 'mask'
         rates = iter(_linear_rates(drop_path_rate, sum(variant.depths)))

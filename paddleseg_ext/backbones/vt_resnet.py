@@ -30,7 +30,7 @@ from paddle import nn
 from paddleseg_ext.backbones import resnet
 from paddleseg_ext.backbones.classification import register_classifier
 from paddleseg_ext.checkpoints.pretrained import load_pretrained
-from paddleseg_ext.layers.sizes import require_size
+from paddleseg_ext.layers.sizes import require_channels, require_size
 from paddleseg_ext.layers.visual_transformer import VisualTransformer, check_token_arguments
 from paddleseg_ext.registry import register
 
@@ -66,8 +66,7 @@ class VTResNet(nn.Layer):
                  position_encoding: bool = True, project: bool = True, first_projection: bool = False,
                  drop_path_rate: float = 0., pretrained: str | None = None, pretrained_allow: Sequence[str] = ()):
         super().__init__()
-        if not isinstance(in_channels, int) or in_channels < 1:
-            raise ValueError(f'in_channels must be a whole number of at least 1, but is {in_channels!r}.')
+        require_channels(in_channels)
         if tokenizer not in TOKENIZERS:
             raise ValueError(f'tokenizer must be one of {", ".join(TOKENIZERS)}, but is {tokenizer!r}.')
         channels = variant.channels[:-1]

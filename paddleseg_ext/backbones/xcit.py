@@ -36,7 +36,7 @@ from paddleseg_ext.layers.feed_forward import FeedForward
 from paddleseg_ext.layers.fourier_positions import FourierPositions
 from paddleseg_ext.layers.frozen_norm import FrozenBatchNorm2D
 from paddleseg_ext.layers.normalisation import BatchNorm2D
-from paddleseg_ext.layers.sizes import batch_size, require_size, spatial_size
+from paddleseg_ext.layers.sizes import batch_size, require_channels, require_size, spatial_size
 from paddleseg_ext.layers.tokens import to_channels_first, to_channels_last
 from paddleseg_ext.registry import register
 
@@ -207,8 +207,7 @@ class XCiT(nn.Layer):
                  out_indices: Sequence[int] | None = None, drop_rate: float = 0., drop_path_rate: float = 0.,
                  frozen_bn: bool = False, pretrained: str | None = None, pretrained_allow: Sequence[str] = ()):
         super().__init__()
-        if not isinstance(in_channels, int) or in_channels < 1:
-            raise ValueError(f'in_channels must be a whole number of at least 1, but is {in_channels!r}.')
+        require_channels(in_channels)
         self.out_indices = _checked_indices(out_indices, variant.depth, len(STRIDES) if pyramid else None)
         self.feat_channels = [variant.channels] * len(self.out_indices)
         self.feat_strides = list(STRIDES) if pyramid else [variant.patch] * len(self.out_indices)

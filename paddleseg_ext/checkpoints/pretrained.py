@@ -79,18 +79,13 @@ def load_arrays(model: nn.Layer, weights: Weights, *, source: str, allow: Sequen
     notes = _adapt_first_convolutions(translation.arrays, model, state)
     absent = {**replaced, **_absent(form, translation, state)}
     fill(model, translation.arrays, source=title, unmatched=translation.unmatched, may_be_left=allow,
-         may_start_fresh=[*may_start_fresh, *allow, *absent], remedy=_remedy(form))
+         may_start_fresh=[*may_start_fresh, *allow, *absent], remedy=f'{form.remedy if form else ""} {REMEDY}'.strip())
     for reason, names in translation.dropped.items():
         notes.append(f'{len(names)} not used, because {reason}: {some(names)}')
     notes += [f'{count} fresh, because {reason}' for reason, count in sorted(Counter(absent.values()).items())]
     for note in notes:
         log.info('%s: %s', type(model).__name__, note)
     return Loaded(sum(name in state for name in translation.arrays), notes)
-
-
-def _remedy(form: Format | None) -> str:
-    settings = ', '.join(f'{name}: {str(value).lower()}' for name, value in form.settings) if form else ''
-    return REMEDY + (f' The backbone of these weights has {settings}.' if settings else '')
 
 
 def describe(weights: Weights) -> str:

@@ -83,6 +83,7 @@ class Format:
         settings: arguments of our backbone that make its numbers those of the source.
         unlike: templates that have no name in any checkpoint of this format.
         replaced: parts of our models that stand where the checkpoint has others.
+        remedy: what to say beside what does not fit; empty for nothing.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Format:
     settings: tuple[tuple[str, object], ...] = ()
     unlike: tuple[str, ...] = ()
     replaced: tuple[Replacement, ...] = ()
+    remedy: str = ''
 
 
 @dataclass

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         'of each stage')
     parser.add_argument('--heads', nargs='+', metavar='HEAD',
                         help='numbers from 0, of tokens in layers that have those, or all; default: the four heads or '
-                        'sixteen tokens whose maps have the most contrast')
+                        'sixteen tokens whose maps have the most contrast; a layer with a single map is always drawn')
     parser.add_argument('--points', nargs='+', type=int, default=[], metavar='X Y',
                         help='pixels of the image to look from; default: the middles of the largest predicted classes')
     parser.add_argument('--save_arrays', action='store_true', help='also write the numbers behind each picture as .npz')

@@ -4,6 +4,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from paddleseg_ext.files import atomic_path, atomic_write_text
 
 __all__ = ['INDEX', 'ExplainOptions', 'chosen_layers', 'explain_image', 'visible_layers']
 
+log = logging.getLogger('paddleseg_ext')
+
 INDEX = 'explain.json'
 """File beside the pictures that says what each shows."""
 SHOWN = {'head': 4, 'token': 16}
@@ -38,7 +41,8 @@ class ExplainOptions:
     Attributes:
         layers: name patterns of attention layers; none for the last layer of each stage.
         heads: numbers from 0, of the tokens in layers that have those; empty for all, None for the four heads or
-            sixteen tokens whose maps have the most contrast.
+            sixteen tokens whose maps have the most contrast. A layer with a single map is always drawn; without
+            `layers`, one that has none of the numbers is left out.
         points: (x, y) in pixels of the image; none for the middles of the four largest predicted classes.
         save_arrays: also write the numbers behind each picture as .npz.
     """
@@ -68,8 +72,9 @@ def explain_image(model: nn.Layer, path: str | Path, compose: Any, save_dir: str
         the pictures.
 
     Raises:
-        UserError: no layer to look into, patterns that match none, heads that a layer has not, points outside the
-            image, an image that cannot be read or is too small, a folder with the pictures of another image.
+        UserError: no layer to look into, patterns that match none, heads that a layer asked for or all layers have
+            not, points outside the image, an image that cannot be read or is too small, a folder with the pictures
+            of another image.
     """
     options = options or ExplainOptions()
     path = Path(path)
@@ -85,9 +90,9 @@ def explain_image(model: nn.Layer, path: str | Path, compose: Any, save_dir: str
     frame = frame_of(image.shape[:2], pixels.shape[-2:], trans_info, points)
     layers = _that_ran(layers, inputs, asked=bool(options.layers))
     looks = {name: look_into(layer, inputs[name], frame) for name, layer in layers.items()}
-    heads = {name: _heads(name, look, options.heads) for name, look in looks.items()}
-    entries = [_write(folder, name, look, displayable(image), frame, heads[name], options.save_arrays)
-               for name, look in looks.items()]
+    heads = _to_draw(looks, options.heads, asked=bool(options.layers))
+    entries = [_write(folder, name, looks[name], displayable(image), frame, numbers, options.save_arrays)
+               for name, numbers in heads.items()]
     index = {'image': str(path.resolve()), 'height': image.shape[0], 'width': image.shape[1],
              'points': [vars(point) for point in points], 'pictures': entries}
     atomic_write_text(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False) + '\n')
@@ -216,15 +221,26 @@ def _points(places: Sequence[tuple[int, int]], labels: np.ndarray, names: Sequen
     return [Point(x, y, str(names[labels[y, x]])) for x, y in places]
 
 
-def _heads(name: str, look: Look, asked: Sequence[int] | None) -> list[int]:
-    """Which heads or tokens of a layer to draw, in their order."""
-    if asked is None:
+def _to_draw(looks: dict[str, Look], numbers: Sequence[int] | None, *, asked: bool) -> dict[str, list[int]]:
+    """Which heads or tokens to draw, by layer; layers that have none of the numbers are refused if asked for."""
+    heads = {name: _heads(look, numbers) for name, look in looks.items()}
+    without = [f'{name} has the {look.unit}s {look.numbers[0]} to {look.numbers[-1]}'
+               for name, look in looks.items() if not heads[name]]
+    flag = f'--heads {" ".join(map(str, numbers or ()))}'
+    if without and (asked or len(without) == len(looks)):
+        raise UserError(f'{flag}: {", ".join(without)}; choose some of them, or other --layers.')
+    for text in without:
+        log.warning('%s: %s, so it is left out.', flag, text)
+    return {name: chosen for name, chosen in heads.items() if chosen}
+
+
+def _heads(look: Look, numbers: Sequence[int] | None) -> list[int]:
+    """Which heads or tokens of a layer to draw, in their order; a single one whatever its number."""
+    if numbers is None:
         return _contrasting(look, SHOWN[look.unit])
-    heads = sorted(set(asked) & set(look.numbers)) if asked else list(look.numbers)
-    if not heads:
-        raise UserError(f'--heads {" ".join(map(str, asked))}: {name} has the {look.unit}s {look.numbers[0]} to '
-                        f'{look.numbers[-1]}; choose some of them, or other --layers.')
-    return heads
+    if not numbers or look.heads == 1:
+        return list(look.numbers)
+    return sorted(set(numbers) & set(look.numbers))
 
 
 def _contrasting(look: Look, count: int) -> list[int]:

@@ -157,20 +157,26 @@ def _backbone_tokens(name: str, shapes: Shapes) -> dict:
         return {}
     arguments = _tokens(shapes, 'transformers.0.tokenizer', 'transformers.0.relation')
     # The filters of a map are a convolution in two dimensions, those that are made of tokens one in one.
-    second = len(shapes['transformers.1.tokenizer.filters.weight'])
+    second = len(_told(shapes, 'transformers.1.tokenizer.filters.weight'))
     arguments['tokenizer'] = 'filter' if second == 4 else 'recurrent'
     return _unusual(components('backbone')[name], arguments)
 
 
 def _tokens(shapes: Shapes, tokenizer: str, relation: str) -> dict:
     """The arguments that the weights of a filter-based tokenizer and of the relation between its tokens tell."""
-    tokens, channels = shapes[f'{tokenizer}.filters.weight'][:2]
-    of_values, of_a_group = shapes[f'{tokenizer}.pooling.value.weight'][:2]
+    tokens, channels = _told(shapes, f'{tokenizer}.filters.weight')[:2]
+    of_values, of_a_group = _told(shapes, f'{tokenizer}.pooling.value.weight')[:2]
     of_positions = shapes.get(f'{tokenizer}.pooling.positions.weights.weight', (0,))[0]
     relations = {'transformer': f'{relation}.key.weight', 'convolution': f'{relation}.conv1.weight'}
     return {'tokens': tokens, 'token_channels': of_values + of_positions, 'groups': channels // of_a_group,
             'relation': next((name for name, mark in relations.items() if mark in shapes), 'none'),
             'position_encoding': of_positions > 0}
+
+
+def _told(shapes: Shapes, name: str) -> tuple:
+    if name not in shapes:
+        raise UserError(f'the checkpoint lacks {name}; the file is damaged or incomplete.')
+    return shapes[name]
 
 
 def _unusual(make: Callable, arguments: dict) -> dict:

@@ -44,7 +44,7 @@ def to_full_precision(x: paddle.Tensor) -> paddle.Tensor:
 def softmax(x: paddle.Tensor, axis: int) -> paddle.Tensor:
     """Softmax computed in float32 or better and returned in the type of `x`.
 
-    Over thousands of positions the probabilities fall below the smallest float16 number, so half precision would
-    round them to zero.
+    Over more than 65,504 positions the sum would pass the largest float16 number, and long before that it would lose
+    most digits of small shares.
     """
     return F.softmax(to_full_precision(x), axis=axis).astype(x.dtype)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import paddle
 import paddle.nn.functional as F
 
-__all__ = ['add_top_down', 'batch_size', 'require_size', 'resize', 'spatial_size']
+__all__ = ['add_top_down', 'batch_size', 'require_channels', 'require_size', 'resize', 'spatial_size']
 
 
 def spatial_size(x: paddle.Tensor, *, axis: int = 2):
@@ -37,6 +37,16 @@ def require_size(x: paddle.Tensor, minimum: int, name: str) -> None:
     if paddle.in_dynamic_mode() and min(x.shape[2:]) < minimum:
         raise ValueError(f'{name} needs images of at least {minimum}×{minimum} pixels, but got '
                          f'{x.shape[2]}×{x.shape[3]} (height × width); pad or enlarge them.')
+
+
+def require_channels(in_channels: int) -> None:
+    """Refuse a number of image channels that is none.
+
+    Raises:
+        ValueError: it is no whole number of at least 1.
+    """
+    if not isinstance(in_channels, int) or in_channels < 1:
+        raise ValueError(f'in_channels must be a whole number of at least 1, but is {in_channels!r}.')
 
 
 def resize(x: paddle.Tensor, size) -> paddle.Tensor:

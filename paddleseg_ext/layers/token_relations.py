@@ -85,8 +85,9 @@ class TokenConvolution(nn.Layer):
 class TokenNorm(nn.Layer):
     """Layer norm of every token over its T channels, with a scale and without a shift. [N, T, L] to the same."""
 
-    # NOTE: no shift, because the softmax of a projector and the batch norm behind it would take it out again; and a
-    # factor, not the scale of Paddle's layer norm, because oneDNN in Paddle 3.2.2 forgets that where there is no shift.
+    # NOTE: no shift, because in VT-FPN it would get no gradient (the softmax of the projectors and the batch norm
+    # behind them take it out), and VT-ResNet is to be alike; and a factor, not the scale of Paddle's layer norm,
+    # because oneDNN in Paddle 3.2.2 forgets that where there is no shift.
 
     def __init__(self, channels: int):
         super().__init__()

@@ -49,13 +49,17 @@ class VisualTransformer(nn.Layer):
         return x if self.projector is None else self.projector(x, tokens), tokens
 
 
-def check_token_arguments(channels: int, *, tokens: int, token_channels: int, groups: int, relation: str) -> None:
-    """Raise a ValueError that names the first of these arguments of a module that is out of its range."""
+def check_token_arguments(channels: int, *, tokens: int, token_channels: int, groups: int, relation: str,
+                          what: str = 'the channels of the map') -> None:
+    """Raise a ValueError that names the first of these arguments of a module that is out of its range.
+
+    `what` is how a user calls `channels`.
+    """
     for name, value, least in (('tokens', tokens, 2), ('token_channels', token_channels, 2), ('groups', groups, 1)):
         if not isinstance(value, int) or value < least:
             raise ValueError(f'{name} must be a whole number of at least {least}, but is {value!r}.')
     if channels % groups or token_channels % (2 * groups):
-        raise ValueError(f'groups must divide the {channels} channels of the map and half of token_channels, but '
-                         f'groups is {groups} and token_channels is {token_channels}.')
+        raise ValueError(f'groups must divide {what} ({channels}) and half of token_channels ({token_channels}), but '
+                         f'is {groups}; choose a common divisor of both, 1 for no groups.')
     if relation not in RELATIONS:
         raise ValueError(f'relation must be one of {", ".join(RELATIONS)}, but is {relation!r}.')

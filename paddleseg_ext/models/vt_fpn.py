@@ -132,7 +132,7 @@ class VTFPN(BackboneSegmentor):
         super().__init__(num_classes, backbone, feat_strides=feat_strides)
         check_whole(fpn_channels=fpn_channels)
         check_token_arguments(fpn_channels, tokens=tokens, token_channels=token_channels, groups=groups,
-                              relation=relation)
+                              relation=relation, what='fpn_channels')
         self.neck = TokenPyramid(self.feat_channels, fpn_channels, tokens=tokens, token_channels=token_channels,
                                  groups=groups, relation=relation, position_encoding=position_encoding,
                                  bn_momentum=bn_momentum)

@@ -15,6 +15,8 @@ LOOKS = (
     ('a ResNet with a deep stem, such as ResNet-C or ResNet-D', ('stem.0.weight', 'layer1.0.conv1.weight')),
     ('a segmentor over a ResNet with a deep stem, such as ResNet-C or ResNet-D',
                                             ('backbone.stem.0.weight', 'backbone.layer1.0.conv1.weight')),
+    ('an HRNet',                            ('conv2.weight', 'layer1.0.conv1.weight', 'stage4.{tail}')),
+    ('a segmentor over an HRNet',           ('backbone.layer1.0.conv1.weight', 'backbone.stage4.{tail}')),
     ('a ResNet with other blocks',          ('layer1.0.conv1.weight', 'layer4.0.conv1.weight')),
     ('a ResNet_vd of PaddleClas',           ('stem.2.conv.weight', 'blocks.0.conv0.conv.weight')),
     ('a ResNet_vc or ResNet_vd of PaddleSeg or PaddleClas', ('conv1_1._conv.weight', 'bb_0_0.conv0._conv.weight')),

@@ -62,10 +62,11 @@ PADDLECLAS = (
 )
 # By the last convolution of a block: further marks, what has no name beside ResNet_vd's stem, and settings. PaddleClas
 # projects the first shortcut of basic blocks too, unless it is told not to.
-PROJECTED = (('first_projection', True),)
+PROJECTED = {'settings': (('first_projection', True),),
+             'remedy': 'They belong to a backbone with first_projection: true.'}
 THIRD, PROJECTION = 'blocks.0.conv2.{tail}', 'blocks.0.short.conv.weight'
-VERSIONS = {'conv2': (((), (), ()),),
-            'conv1': (((PROJECTION,), (THIRD,), PROJECTED), ((), (THIRD, PROJECTION), ()))}
+VERSIONS = {'conv2': (((), (), {}),),
+            'conv1': (((PROJECTION,), (THIRD,), PROJECTED), ((), (THIRD, PROJECTION), {}))}
 
 # The blocks of early PaddleClas: a letter for each, and in long stages a number from the second block on.
 EARLY_NAMES = tuple((f'res{stage + 2}{letter}', stage, block) for stage in range(STAGES)
@@ -80,8 +81,8 @@ EARLY_PADDLECLAS = (
 )
 
 # The first norm tells PyTorch's names from Paddle's where a file does not say whose it is.
-MARKS = ('conv1.weight', 'layer1.0.conv1.weight', 'layer1.0.bn1.running_mean')
-PADDLE_MARKS = ('conv1.weight', 'layer1.0.conv1.weight', 'layer1.0.bn1._mean')
+MARKS = ('conv1.weight', 'layer1.0.bn1.running_mean', 'layer3.0.conv1.weight')
+PADDLE_MARKS = ('conv1.weight', 'layer1.0.bn1._mean', 'layer3.0.conv1.weight')
 HEAD_MARK = 'fc.weight'
 OUR_MARK, OUR_TOKENS = 'stages.0.0.convs.0.conv.weight', 'transformers.{m}.tokenizer.{tail}'
 AS_OURS = (Rename('{tail}', '{tail}'),)
@@ -104,14 +105,14 @@ CLASSIFIER_FORMATS = (
            replaced=TRANSFORMERS),
     *(Format(f'ResNet-{layers} classifier of PaddleClas',  'paddle',
              ('stem.0.conv.weight', f'blocks.{sum(depths) - 1}.{last}.conv.weight', HEAD_MARK, *marks),
-             (*_paddleclas(depths), *CLASSIFIER), beside=('fc.',), replaced=TRANSFORMERS, settings=settings,
+             (*_paddleclas(depths), *CLASSIFIER), beside=('fc.',), replaced=TRANSFORMERS, **told,
              unlike=('stem.2.{tail}', f'blocks.{sum(depths)}.{{tail}}', *others))
-      for layers, depths, last in PADDLECLAS for marks, others, settings in VERSIONS[last]),
+      for layers, depths, last in PADDLECLAS for marks, others, told in VERSIONS[last]),
     *(Format('ResNet classifier of early PaddleClas',      'paddle',
              ('conv._conv.weight', mark, 'out.weight'), (*EARLY_PADDLECLAS, Rename('out.{p}', 'head.{p}')),
-             unlike=others, beside=('out.',), replaced=TRANSFORMERS, settings=settings)
-      for mark, others, settings in (('res2a.conv2._conv.weight', (), ()),
-                                     ('res2a.short._conv.weight', ('res2a.conv2._conv.weight',), PROJECTED))),
+             unlike=others, beside=('out.',), replaced=TRANSFORMERS, **told)
+      for mark, others, told in (('res2a.conv2._conv.weight', (), {}),
+                                 ('res2a.short._conv.weight', ('res2a.conv2._conv.weight',), PROJECTED))),
     *(Format('VT-ResNet classifier of paddleseg_ext',      'paddle',
              _in_whole(OUR_MARK, f'transformers.{last}.tokenizer.{{tail}}') + ('head.weight',), AS_OURS,
              beside=('head.',), absent=((f'backbone.transformers.{last}.projector.{{tail}}', NO_PROJECTION),))
