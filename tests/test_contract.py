@@ -83,7 +83,7 @@ def test_every_parameter_gets_a_gradient(case, batch):
     sum((output**2).mean() for output in model(paddle.to_tensor(images(batch, (64, 96))))).backward()
     # NOTE: the running statistics of batch norm are parameters for Paddle, and all that is not trained.
     for name, parameter in model.named_parameters():
-        assert parameter.stop_gradient == name.endswith(('._mean', '._variance')), f'{name} is not to be frozen'
+        assert parameter.stop_gradient == name.endswith(('._mean', '._variance')), f'{name}: only statistics are frozen'
         if parameter.stop_gradient:
             continue
         assert parameter.grad is not None, f'{name} gets no gradient'

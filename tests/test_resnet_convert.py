@@ -113,10 +113,13 @@ def test_arguments_of_token_pyramids_are_told(name, arguments, reduced_variants,
 
 def test_token_pyramids_over_twins_are_told(monkeypatch, tmp_path):
     name = 'Twins_SVT_S'
-    variant = dataclasses.replace(twins.VARIANTS[name], channels=REDUCED_CHANNELS[name])
+    variant = dataclasses.replace(twins.VARIANTS[name], channels=tuple(REDUCED_CHANNELS[name]))
+    make = functools.partial(twins.Twins, variant, norm_after_stage=variant.local)
     monkeypatch.setitem(twins.VARIANTS, name, variant)
+    monkeypatch.setattr(identification, 'components', lambda kind: {name: make} if kind == 'backbone' else
+                        components(kind))
     arguments = {'fpn_channels': REDUCED_HEADS['fpn_channels'], **TOKENS, 'relation': 'none'}
-    source = VTFPN(NUM_CLASSES, components('backbone')[name](), **arguments)
+    source = VTFPN(NUM_CLASSES, make(), **arguments)
     paddle.save(source.state_dict(), str(tmp_path / 'source.pdparams'))
     report = convert(str(tmp_path / 'source.pdparams'), tmp_path / 'ours.pdparams')
     assert report.model == f'VTFPN over {name}, {NUM_CLASSES} classes'

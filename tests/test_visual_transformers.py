@@ -297,7 +297,7 @@ def deviations(modules, x):
     return found
 
 
-@pytest.mark.parametrize('seed', range(3))
+@pytest.mark.parametrize('seed', range(6))
 def test_the_norm_keeps_scores_small_from_module_to_module(seed):
     """At the widths of VT-ResNet-50, over a map as a stage leaves it: not negative, its deviation like its mean."""
     with bare_models():
@@ -310,7 +310,7 @@ def test_the_norm_keeps_scores_small_from_module_to_module(seed):
     for module in modules:
         module.norm = nn.Identity()
     without = deviations(modules, x)
-    assert 3. < without[0] < without[1] < without[2] and without[2] > 14.
+    assert 3. < without[0] < without[1] and 14. < without[2] < 65.
 
 
 # Training

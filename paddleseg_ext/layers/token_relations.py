@@ -9,8 +9,8 @@ and F2 are square and dense; the scores are divided by the root of T/2, as atten
 biases and no norms inside; the kernel of the convolution is 3, its groups those of K and Q.
 
 `TokenNorm` is an addition: whoever relates tokens puts it behind. Without it they double from module to module, because
-the transformer adds to them a mean of themselves; in VT-ResNet-50 the scores of the third module then begin with a
-deviation of 150, the softmax picks one token, and nothing is learned through it.
+the transformer adds to them a mean of themselves; of three fresh modules of 1024 channels, the scores of the third
+projector then have a deviation of 14 to 60 in six draws instead of 1 to 2.
 
 Letters: N batch, L tokens, T token channels.
 """
