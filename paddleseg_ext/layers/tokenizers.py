@@ -46,8 +46,10 @@ class TokenPositions(nn.Layer):
 
     def forward(self, attention: paddle.Tensor, size) -> paddle.Tensor:
         height, width = size
-        maps = to_full_precision(attention).reshape([0, attention.shape[1], height, width])
-        cells = adaptive_average_pool2d(maps, GRID).flatten(2)  # [N, L, GRID²]
+        tokens = attention.shape[1]
+        maps = to_full_precision(attention).reshape([0, tokens, height, width])
+        # NOTE: not flatten, because in a traced program Paddle 2.6 would not know the number of cells then.
+        cells = adaptive_average_pool2d(maps, GRID).reshape([0, tokens, GRID**2])
         cells = cells / cells.mean(axis=-1, keepdim=True)
         return self.weights(cells.transpose([0, 2, 1]).astype(attention.dtype))
 

@@ -92,5 +92,7 @@ def _pad_traced(x: paddle.Tensor, size, windows, side: int) -> paddle.Tensor:
     # NOTE: rows and columns are repeated and zeroed, because oneDNN's padding in Paddle 3.2.2 cannot take a computed
     # amount, writes out of bounds with eight numbers, and confuses the channels of what follows it with four.
     for axis, (count, length) in enumerate(zip(windows, size), 1):
-        x = paddle.gather(x, paddle.minimum(paddle.arange(count * side), length - 1), axis=axis)
+        # Both of one type, because shapes are int32 to Paddle 2.6 and arange is int64.
+        last = (length - 1).astype('int64')
+        x = paddle.gather(x, paddle.minimum(paddle.arange(count * side, dtype='int64'), last), axis=axis)
     return x * (1. - _outside(size, side)).astype(x.dtype).unsqueeze([0, 3])
