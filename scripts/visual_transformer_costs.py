@@ -203,7 +203,7 @@ CHOICES: dict[str, tuple[dict, Callable[[Modules], None] | None]] = {
     'as built': ({}, None),
     '`tokens: 8`': ({'tokens': 8}, None),
     '`token_channels: 512`': ({'token_channels': 512}, None),
-    '`tokenizer: filter`': ({'recurrent': False}, None),
+    '`tokenizer: filter`': ({'tokenizer': 'filter'}, None),
     '`relation: convolution`': ({'relation': 'convolution'}, None),
     '`relation: none`': ({'relation': 'none'}, None),
     '`position_encoding: false`': ({'position_encoding': False}, None),

@@ -12,13 +12,13 @@ from paddle import nn
 
 import paddleseg_ext.components  # noqa: F401  NOTE: imported for its effect, it registers our components
 from paddleseg_ext.backbones.classification import create_classifier
+from paddleseg_ext.backbones.vt_resnet import make_transformers
 from paddleseg_ext.engine.bare_models import bare_models
 from paddleseg_ext.engine.operation_count import count_macs, count_parameters
-from paddleseg_ext.layers.visual_transformer import VisualTransformer
 from paddleseg_ext.models.semantic_fpn import SemanticFPN
 from paddleseg_ext.models.vt_fpn import VTFPN
 
-__all__ = ['GROUPS', 'TOKENS', 'TOKEN_CHANNELS', 'Cost', 'Modules', 'Published', 'Remembering', 'StageCosts', 'Stages',
+__all__ = ['GROUPS', 'TOKENS', 'TOKEN_CHANNELS', 'Cost', 'Modules', 'Published', 'Remembering', 'StageCosts',
            'WithTokens', 'bare', 'cost', 'map_size', 'modules_cost', 'pyramid_costs', 'stage_costs_of']
 
 CLASSES = 1000
@@ -77,19 +77,6 @@ def pyramid_costs(backbone: nn.Layer, size: Sequence[int], num_classes: int) -> 
     return alone, *(Cost(each.parameters - alone.parameters, each.macs) for each in pyramids)
 
 
-class Stages(nn.Layer):
-    """The stem and the first stages of a ResNet."""
-
-    def __init__(self, backbone: nn.Layer, count: int):
-        super().__init__()
-        self.layers = nn.LayerList([backbone.stem, *list(backbone.stages)[:count]])
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        for layer in self.layers:
-            x = layer(x)
-        return x
-
-
 @dataclass(frozen=True)
 class StageCosts:
     """Of a ResNet and its VT-ResNet at one size.
@@ -122,7 +109,8 @@ def stage_costs_of(depth: int, size: tuple[int, int]) -> StageCosts:
     with bare():
         plain, tokens = (create_classifier(f'{family}{depth}', num_classes=CLASSES)
                          for family in ('ResNet', 'VT_ResNet'))
-    trunk, stages = (cost(Stages(plain.backbone, count), 1, 3, *size) for count in (3, 4))
+    stem, stages = plain.backbone.stem, list(plain.backbone.stages)
+    trunk, stages = (cost(nn.Sequential(stem, *stages[:count]), 1, 3, *size) for count in (3, 4))
     heads = tuple(cost(model.head, 1, model.head.weight.shape[0]) for model in (plain, tokens))
     modules = cost(tokens, 1, 3, *size) - trunk - heads[1]
     return StageCosts(trunk, stages - trunk, modules, heads)
@@ -144,14 +132,12 @@ class Modules(nn.Layer):
     """The modules of a VT-ResNet's classifier by themselves."""
 
     def __init__(self, channels: int, count: int, *, tokens: int = TOKENS, token_channels: int = TOKEN_CHANNELS,
-                 groups: int = GROUPS, recurrent: bool = True, relation: str = 'transformer',
+                 groups: int = GROUPS, tokenizer: str = 'recurrent', relation: str = 'transformer',
                  position_encoding: bool = True, project: bool = False):
         super().__init__()
-        self.chain = nn.LayerList([
-            VisualTransformer(channels, tokens=tokens, token_channels=token_channels, groups=groups,
-                              recurrent=recurrent and index > 0, relation=relation,
-                              position_encoding=position_encoding, project=project or index < count - 1)
-            for index in range(count)])
+        self.chain = make_transformers(channels, count, tokens=tokens, token_channels=token_channels, groups=groups,
+                                       tokenizer=tokenizer, relation=relation, position_encoding=position_encoding,
+                                       project=project)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         tokens = None

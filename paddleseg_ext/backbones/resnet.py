@@ -21,12 +21,12 @@ from paddle import nn
 
 from paddleseg_ext.backbones.classification import register_classifier
 from paddleseg_ext.checkpoints.pretrained import load_pretrained
+from paddleseg_ext.layers.convolution import ConvNorm
 from paddleseg_ext.layers.drop_path import DropPath
-from paddleseg_ext.layers.normalisation import BatchNorm2D
 from paddleseg_ext.layers.sizes import require_channels, require_size
 from paddleseg_ext.registry import register
 
-__all__ = ['STRIDES', 'VARIANTS', 'ConvNorm', 'ResNet', 'ResNetClassifier', 'Stem', 'Variant', 'make_stages',
+__all__ = ['STRIDES', 'VARIANTS', 'ResNet', 'ResNetClassifier', 'Stem', 'Variant', 'make_stages', 'stage_maps',
            'variant_of']
 
 
@@ -63,27 +63,12 @@ VARIANTS = {
 }
 
 
-class ConvNorm(nn.Layer):
-    """Convolution without bias and batch norm. [N, in_channels, H, W] to [N, channels, ⌈H/stride⌉, ⌈W/stride⌉]."""
-
-    def __init__(self, in_channels: int, channels: int, kernel: int, *, stride: int = 1):
-        super().__init__()
-        # NOTE: `fan_in` is given the outgoing count, because that is what torchvision's ResNets start with.
-        weight = nn.initializer.KaimingNormal(fan_in=channels * kernel**2)
-        self.conv = nn.Conv2D(in_channels, channels, kernel, stride=stride, padding=kernel // 2, weight_attr=weight,
-                              bias_attr=False)
-        self.bn = BatchNorm2D(channels)
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return self.bn(self.conv(x))
-
-
 class Stem(nn.Layer):
     """A 7×7 convolution and a max pool, each of stride 2. [N, in_channels, H, W] to [N, channels, ⌈H/4⌉, ⌈W/4⌉]."""
 
     def __init__(self, in_channels: int, channels: int):
         super().__init__()
-        self.conv1 = ConvNorm(in_channels, channels, 7, stride=2)
+        self.conv1 = ConvNorm(in_channels, channels, kernel=7, stride=2)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         return F.max_pool2d(F.relu(self.conv1(x)), 3, stride=2, padding=1)
@@ -108,13 +93,13 @@ class Block(nn.Layer):
         super().__init__()
         channels = expansion * width
         if expansion == 1:
-            convolutions = [ConvNorm(in_channels, width, 3, stride=stride), ConvNorm(width, width, 3)]
+            convolutions = [ConvNorm(in_channels, width, kernel=3, stride=stride), ConvNorm(width, width, kernel=3)]
         else:
-            convolutions = [ConvNorm(in_channels, width, 1), ConvNorm(width, width, 3, stride=stride),
-                            ConvNorm(width, channels, 1)]
+            convolutions = [ConvNorm(in_channels, width, kernel=1), ConvNorm(width, width, kernel=3, stride=stride),
+                            ConvNorm(width, channels, kernel=1)]
         self.convs = nn.LayerList(convolutions)
         fits = stride == 1 and in_channels == channels and not projected
-        self.shortcut = None if fits else ConvNorm(in_channels, channels, 1, stride=stride)
+        self.shortcut = None if fits else ConvNorm(in_channels, channels, kernel=1, stride=stride)
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
@@ -137,6 +122,16 @@ def make_stages(variant: Variant, count: int, *, first_projection: bool, drop_pa
             channels = variant.channels[index]
         stages.append(blocks)
     return stages
+
+
+def stage_maps(stem: nn.Layer, stages: nn.LayerList, x: paddle.Tensor) -> list[paddle.Tensor]:
+    """The map behind every stage, of images [N, in_channels, H, W]."""
+    x = stem(x)
+    maps = []
+    for stage in stages:
+        x = stage(x)
+        maps.append(x)
+    return maps
 
 
 def variant_of(shapes: Mapping[str, Sequence[int]], stages: int) -> str | None:
@@ -182,12 +177,7 @@ class ResNet(nn.Layer):
 
     def forward(self, x: paddle.Tensor) -> list[paddle.Tensor]:
         require_size(x, self.minimum_size, 'ResNet')
-        x = self.stem(x)
-        maps = []
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        return maps
+        return stage_maps(self.stem, self.stages, x)
 
     @staticmethod
     def identify(shapes: Mapping[str, Sequence[int]]) -> str | None:

@@ -34,13 +34,19 @@ from paddleseg_ext.layers.sizes import require_channels, require_size
 from paddleseg_ext.layers.visual_transformer import VisualTransformer, check_token_arguments
 from paddleseg_ext.registry import register
 
-__all__ = ['TOKENIZERS', 'VARIANTS', 'VTResNet', 'VTResNetClassifier']
+__all__ = ['TOKENIZERS', 'VARIANTS', 'VTResNet', 'VTResNetClassifier', 'make_transformers']
 
 STRIDES = (4, 8, 16, 16)
 TOKENIZERS = ('recurrent', 'filter')
 
 # Section 4.1 of the paper: the ResNet, and how many modules replace its last stage, as many as that had blocks.
 VARIANTS = {f'VT_{name}': variant for name, variant in resnet.VARIANTS.items()}
+
+
+def make_transformers(channels: int, count: int, *, tokenizer: str, project: bool, **module) -> nn.LayerList:
+    """`count` modules over a map of `channels`, each behind the last; the other arguments are those of every module."""
+    return nn.LayerList([VisualTransformer(channels, recurrent=tokenizer == 'recurrent' and index > 0,
+                                           project=project or index < count - 1, **module) for index in range(count)])
 
 
 class VTResNet(nn.Layer):
@@ -77,13 +83,10 @@ class VTResNet(nn.Layer):
         self.stem = resnet.Stem(in_channels, variant.widths[0])
         self.stages = resnet.make_stages(variant, len(channels), first_projection=first_projection,
                                          drop_path_rate=drop_path_rate)
-        count = variant.depths[-1]
-        self.transformers = nn.LayerList([
-            VisualTransformer(channels[-1], tokens=tokens, token_channels=token_channels, groups=groups,
-                              recurrent=tokenizer == 'recurrent' and index > 0, relation=relation,
-                              position_encoding=position_encoding, project=project or index < count - 1,
-                              drop_path_rate=drop_path_rate)
-            for index in range(count)])
+        self.transformers = make_transformers(
+            channels[-1], variant.depths[-1], tokens=tokens, token_channels=token_channels, groups=groups,
+            tokenizer=tokenizer, relation=relation, position_encoding=position_encoding, project=project,
+            drop_path_rate=drop_path_rate)
         if pretrained is not None:
             load_pretrained(self, pretrained, allow=pretrained_allow)
 
@@ -93,12 +96,8 @@ class VTResNet(nn.Layer):
     def encode(self, x: paddle.Tensor):
         """The four maps, and the tokens [N, T, L] of the last module."""
         require_size(x, self.minimum_size, 'VT-ResNet')
-        x = self.stem(x)
-        maps = []
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        tokens = None
+        maps = resnet.stage_maps(self.stem, self.stages, x)
+        x, tokens = maps[-1], None
         for module in self.transformers:
             x, tokens = module(x, tokens)
         return [*maps, x], tokens

@@ -1,4 +1,4 @@
-"""What segmentation heads are built from: convolution with batch norm and ReLU, and the layer that gives the logits."""
+"""Convolution with batch norm, alone and with ReLU, and the layer that gives the logits of a segmentation head."""
 from __future__ import annotations
 
 import paddle
@@ -7,32 +7,42 @@ from paddle import nn
 
 from paddleseg_ext.layers.normalisation import BatchNorm2D
 
-__all__ = ['ConvNormReLU', 'PixelClassifier']
+__all__ = ['ConvNorm', 'ConvNormReLU', 'PixelClassifier']
 
 
-class ConvNormReLU(nn.Layer):
-    """Convolution without bias that keeps the size, batch norm, ReLU.
+class ConvNorm(nn.Layer):
+    """Convolution without bias and batch norm.
 
     Weights start normal with variance 2 / (outputs of a position over the kernel), after He et al., arXiv 1502.01852.
 
     Args:
         in_channels, out_channels: channels before and after.
         kernel: odd side of the kernel in pixels.
+        stride: of the convolution; 1 keeps the size.
         bn_momentum: share of the running statistics that batch norm keeps a step, in [0, 1].
 
-    Shapes: [N, in_channels, H, W] to [N, out_channels, H, W].
+    Shapes: [N, in_channels, H, W] to [N, out_channels, ⌈H/stride⌉, ⌈W/stride⌉].
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, kernel: int, bn_momentum: float = 0.9):
+    def __init__(self, in_channels: int, out_channels: int, *, kernel: int, stride: int = 1, bn_momentum: float = 0.9):
         super().__init__()
-        # NOTE: `fan_in` is given the outgoing count, because that is what mmsegmentation's heads start with.
+        # NOTE: `fan_in` is given the outgoing count, because that is what mmsegmentation's heads and torchvision's
+        # ResNets start with.
         weight = nn.initializer.KaimingNormal(fan_in=out_channels * kernel**2)
-        self.conv = nn.Conv2D(in_channels, out_channels, kernel, padding=kernel // 2, weight_attr=weight,
-                              bias_attr=False)
+        self.conv = nn.Conv2D(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2,
+                              weight_attr=weight, bias_attr=False)
         self.bn = BatchNorm2D(out_channels, momentum=bn_momentum)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return F.relu(self.bn(self.conv(x)))
+        return self.bn(self.conv(x))
+
+
+class ConvNormReLU(ConvNorm):
+    """`ConvNorm` and ReLU: the same arguments and shapes."""
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        # NOTE: the class is named because the tracer of Paddle 2.6 does not understand super() here.
+        return F.relu(ConvNorm.forward(self, x))
 
 
 class PixelClassifier(nn.Conv2D):

@@ -60,13 +60,12 @@ PADDLECLAS = (
     (34,   (3, 4, 6, 3),          'conv1'),
     (18,   (2, 2, 2, 2),          'conv1'),
 )
-# By the last convolution of a block: further marks, what has no name beside ResNet_vd's stem, and settings. PaddleClas
-# projects the first shortcut of basic blocks too, unless it is told not to.
-PROJECTED = {'settings': (('first_projection', True),),
-             'remedy': 'They belong to a backbone with first_projection: true.'}
+# By the last convolution of a block: further marks, what has no name beside ResNet_vd's stem, and the remedy.
+# PaddleClas projects the first shortcut of basic blocks too, unless it is told not to.
+PROJECTED = 'They belong to a backbone with first_projection: true.'
 THIRD, PROJECTION = 'blocks.0.conv2.{tail}', 'blocks.0.short.conv.weight'
-VERSIONS = {'conv2': (((), (), {}),),
-            'conv1': (((PROJECTION,), (THIRD,), PROJECTED), ((), (THIRD, PROJECTION), {}))}
+VERSIONS = {'conv2': (((), (), ''),),
+            'conv1': (((PROJECTION,), (THIRD,), PROJECTED), ((), (THIRD, PROJECTION), ''))}
 
 # The blocks of early PaddleClas: a letter for each, and in long stages a number from the second block on.
 EARLY_NAMES = tuple((f'res{stage + 2}{letter}', stage, block) for stage in range(STAGES)
@@ -105,14 +104,14 @@ CLASSIFIER_FORMATS = (
            replaced=TRANSFORMERS),
     *(Format(f'ResNet-{layers} classifier of PaddleClas',  'paddle',
              ('stem.0.conv.weight', f'blocks.{sum(depths) - 1}.{last}.conv.weight', HEAD_MARK, *marks),
-             (*_paddleclas(depths), *CLASSIFIER), beside=('fc.',), replaced=TRANSFORMERS, **told,
+             (*_paddleclas(depths), *CLASSIFIER), beside=('fc.',), replaced=TRANSFORMERS, remedy=remedy,
              unlike=('stem.2.{tail}', f'blocks.{sum(depths)}.{{tail}}', *others))
-      for layers, depths, last in PADDLECLAS for marks, others, told in VERSIONS[last]),
+      for layers, depths, last in PADDLECLAS for marks, others, remedy in VERSIONS[last]),
     *(Format('ResNet classifier of early PaddleClas',      'paddle',
              ('conv._conv.weight', mark, 'out.weight'), (*EARLY_PADDLECLAS, Rename('out.{p}', 'head.{p}')),
-             unlike=others, beside=('out.',), replaced=TRANSFORMERS, **told)
-      for mark, others, told in (('res2a.conv2._conv.weight', (), {}),
-                                 ('res2a.short._conv.weight', ('res2a.conv2._conv.weight',), PROJECTED))),
+             unlike=others, beside=('out.',), replaced=TRANSFORMERS, remedy=remedy)
+      for mark, others, remedy in (('res2a.conv2._conv.weight', (), ''),
+                                   ('res2a.short._conv.weight', ('res2a.conv2._conv.weight',), PROJECTED))),
     *(Format('VT-ResNet classifier of paddleseg_ext',      'paddle',
              _in_whole(OUR_MARK, f'transformers.{last}.tokenizer.{{tail}}') + ('head.weight',), AS_OURS,
              beside=('head.',), absent=((f'backbone.transformers.{last}.projector.{{tail}}', NO_PROJECTION),))
